@@ -1,0 +1,146 @@
+"""What `bundle.json` says: every field of the manifest, typed, unknown keys refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "bundle.json"
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
+ROUTER_FOLDER = "router"
+FALLBACK_FOLDER = "fallback"
+
+RoutedTextRule = Literal["last_user"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BaseRecord(_Record):
+    """The one base model whose weights every adapter was trained on."""
+
+    id: str = Field(description="hub id or folder, as training was given it")
+    name: str = Field(description="what clients call it: the hub id, or the folder's last part")
+    revision: str | None = None
+    dtype: str = Field(description="dtype it was trained and must be served in, e.g. float32")
+    weights_sha256: str
+    license: str | None = None
+
+
+class LoraRecord(_Record):
+    """The shape that all adapters of the bundle share."""
+
+    rank: int = Field(ge=1)
+    alpha: int = Field(ge=1)
+    target_modules: tuple[str, ...]
+
+
+class ExpertRecord(_Record):
+    """One cluster's adapter. Its place in the list is its label."""
+
+    name: str
+    folder: str
+    digest: str = Field(description="sha256 over the adapter's config and weights")
+    rows: int = Field(ge=0)
+    share: float = Field(ge=0, le=1)
+    top_terms: tuple[str, ...] = ()
+
+    @property
+    def engine_name(self) -> str:
+        """The name inside the engine: it changes with the weights, so no cached prefix outlives them."""
+        return f"{self.name}@{self.digest[:12]}"
+
+
+class FallbackRecord(_Record):
+    """The adapter that answers when the router can't or should not choose."""
+
+    kind: Literal["warmup"]
+    folder: str = FALLBACK_FOLDER
+    digest: str
+
+    @property
+    def engine_name(self) -> str:
+        """As `ExpertRecord.engine_name`."""
+        return f"fallback@{self.digest[:12]}"
+
+
+class RouterRecord(_Record):
+    """The router's kind and what its encoder was."""
+
+    kind: Literal["semantic"]
+    encoder: str
+    encoder_sha256: str
+    encoder_license: str | None = None
+    hidden: int = Field(ge=1)
+
+
+class RoutedText(_Record):
+    """Which text of a request the router reads, the same in training and in serving."""
+
+    rule: RoutedTextRule = "last_user"
+    max_tokens: int = Field(ge=8)
+
+
+class Calibration(_Record):
+    """How far the router's probabilities can be believed, measured on held-out rows."""
+
+    temperature: float = Field(gt=0)
+    held_out_rows: int = Field(ge=0)
+    agreement: float = Field(ge=0, le=1, description="share of held-out rows routed to their Stage II label")
+    threshold: float | None = Field(default=None, description="below it the fallback answers; None: never")
+
+
+class Manifest(_Record):
+    """The whole of `bundle.json`."""
+
+    format_version: int = FORMAT_VERSION
+    created: str
+    base: BaseRecord
+    lora: LoraRecord
+    label_order: tuple[str, ...]
+    experts: tuple[ExpertRecord, ...]
+    fallback: FallbackRecord
+    router: RouterRecord
+    routed_text: RoutedText
+    calibration: Calibration
+    data_licenses: tuple[str, ...] = ()
+    recipe: dict[str, Any]
+    versions: dict[str, str]
+    git_commit: str | None = None
+    files: dict[str, str] = Field(description="sha256 of every other file of the bundle, by path")
+    seal: str = Field(default="", description="sha256 of this manifest without the seal")
+
+    @model_validator(mode="after")
+    def _labels_name_the_experts(self) -> Manifest:
+        names = tuple(expert.name for expert in self.experts)
+        if not names:
+            raise ValueError("experts: a bundle needs at least one expert")
+        if names != self.label_order:
+            raise ValueError(
+                f"label_order: router label k must be expert k, but label_order is {list(self.label_order)} "
+                f"and the experts stand as {list(names)}"
+            )
+        return self
+
+    @property
+    def adapters(self) -> tuple[ExpertRecord | FallbackRecord, ...]:
+        """Every adapter of the bundle: the experts in label order, then the fallback."""
+        return (*self.experts, self.fallback)
+
+    def sealed(self) -> Manifest:
+        """Return the same manifest with its seal set."""
+        return self.model_copy(update={"seal": self._seal_of_content()})
+
+    def seal_holds(self) -> bool:
+        """Whether nothing in the manifest changed since it was sealed."""
+        return self.seal == self._seal_of_content()
+
+    def _seal_of_content(self) -> str:
+        content = self.model_dump(mode="json", exclude={"seal"})
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()

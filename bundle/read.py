@@ -1,0 +1,156 @@
+"""Open a bundle: nothing is handed out before every byte of it was verified."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+
+from bundle.digests import adapter_digest, file_sha256
+from bundle.errors import BundleError
+from bundle.manifest import (
+    CHAT_TEMPLATE_FILE,
+    FORMAT_VERSION,
+    MANIFEST_FILE,
+    ROUTER_FOLDER,
+    Manifest,
+)
+
+ROUTER_HEAD = f"{ROUTER_FOLDER}/head.safetensors"
+_TRAIN_AGAIN = "Copy the bundle again from where it was made, or train it again"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle: its folder and its manifest."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def digest(self) -> str:
+        """Twelve hex digits that change with anything in the bundle."""
+        return self.manifest.seal[:12]
+
+    @property
+    def chat_template(self) -> Path:
+        """The chat template that training rendered with."""
+        return self.folder / CHAT_TEMPLATE_FILE
+
+    @property
+    def router_folder(self) -> Path:
+        """The folder with the router's model, head and tokenizer."""
+        return self.folder / ROUTER_FOLDER
+
+    def expert_folder(self, label: int) -> Path:
+        """Return the PEFT folder of the expert with this router label."""
+        return self.folder / self.manifest.experts[label].folder
+
+    @property
+    def fallback_folder(self) -> Path:
+        """The PEFT folder of the fallback adapter."""
+        return self.folder / self.manifest.fallback.folder
+
+
+def read_bundle(path: Path | str) -> Bundle:
+    """Verify a bundle and open it.
+
+    `path` is the bundle's folder, or the run folder that training wrote it into.
+
+    Raises:
+        BundleError: anything is missing, changed, added, of an unknown version, or contradicts itself.
+
+    """
+    folder = _bundle_folder(Path(path))
+    manifest = _read_manifest(folder)
+    _verify_files(folder, manifest)
+    _verify_adapters(folder, manifest)
+    _verify_router_labels(folder, manifest)
+    return Bundle(folder, manifest)
+
+
+def _bundle_folder(path: Path) -> Path:
+    for folder in (path, path / "bundle"):
+        if (folder / MANIFEST_FILE).is_file():
+            return folder
+    what = "there is no bundle.json in it" if path.is_dir() else "it does not exist"
+    raise BundleError(str(path), "", what, "Point to the folder that `gradientspace train` wrote")
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST_FILE
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(MANIFEST_FILE, "", f"it can't be read as JSON ({error})", _TRAIN_AGAIN) from error
+    if not isinstance(raw, dict):
+        raise BundleError(MANIFEST_FILE, "", "it is not a JSON object", _TRAIN_AGAIN)
+    version = raw.get("format_version")
+    if version != FORMAT_VERSION:
+        raise BundleError(
+            MANIFEST_FILE,
+            "format_version",
+            f"this software reads version {FORMAT_VERSION}, the bundle has {version!r}",
+            "Use the version of gradientspace that wrote the bundle, or train it again with this one",
+        )
+    try:
+        manifest = Manifest.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = (
+            ".".join(str(part) for part in first["loc"]) or str(first["msg"]).split(":")[0].split(", ")[-1]
+        )
+        raise BundleError(MANIFEST_FILE, field, str(first["msg"]), _TRAIN_AGAIN) from error
+    if not manifest.seal_holds():
+        raise BundleError(MANIFEST_FILE, "seal", "the manifest was changed after it was sealed", _TRAIN_AGAIN)
+    return manifest
+
+
+def _verify_files(folder: Path, manifest: Manifest) -> None:
+    present = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {
+        MANIFEST_FILE
+    }
+    for name, expected in manifest.files.items():
+        if name not in present:
+            raise BundleError(name, f"files.{name}", "the file is missing", _TRAIN_AGAIN)
+        found = file_sha256(folder / name)
+        if found != expected:
+            raise BundleError(
+                name,
+                f"files.{name}",
+                f"its bytes changed (sha256 {found[:12]}, the manifest says {expected[:12]})",
+                _TRAIN_AGAIN,
+            )
+    for name in sorted(present - set(manifest.files)):
+        raise BundleError(name, "files", "the manifest does not know this file", "Remove it from the bundle")
+
+
+def _verify_adapters(folder: Path, manifest: Manifest) -> None:
+    for record in manifest.adapters:
+        if adapter_digest(folder / record.folder) != record.digest:
+            raise BundleError(
+                record.folder,
+                "digest",
+                "this folder holds another adapter than the manifest says (were experts swapped?)",
+                _TRAIN_AGAIN,
+            )
+
+
+def _verify_router_labels(folder: Path, manifest: Manifest) -> None:
+    try:
+        with safe_open(folder / ROUTER_HEAD, framework="np") as head:
+            labels = json.loads((head.metadata() or {}).get("labels", "[]"))
+            rows = head.get_slice("W").get_shape()[0]
+    except (OSError, SafetensorError, ValueError) as error:
+        raise BundleError(ROUTER_HEAD, "W", f"it can't be read ({error})", _TRAIN_AGAIN) from error
+    if tuple(labels) != manifest.label_order or rows != len(manifest.experts):
+        raise BundleError(
+            ROUTER_HEAD,
+            "labels",
+            f"the router was trained for {labels} ({rows} outputs), the bundle's experts are "
+            f"{list(manifest.label_order)}",
+            _TRAIN_AGAIN,
+        )
