@@ -1,0 +1,144 @@
+"""`gradientspace inspect`: what a bundle holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from bundle.read import Bundle
+
+
+def inspect(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle, or of the run that wrote it.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Verify a bundle and show its experts, router, base model and sizes."""
+    summary = _summary(opened_bundle(bundle))
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(summary, ensure_ascii=False))
+    else:
+        _print_tables(summary)
+
+
+def opened_bundle(path: Path) -> Bundle:
+    """Verify and open a bundle for a command.
+
+    Raises:
+        typer.Exit: with code 2, after the reason was printed on stderr.
+
+    """
+    from bundle.errors import BundleError
+    from bundle.read import read_bundle
+
+    try:
+        return read_bundle(path)
+    except BundleError as error:
+        raise refused(error) from error
+
+
+def refused(error: ValueError) -> typer.Exit:
+    """Print a user's mistake as one red sentence on stderr and return the exit to raise."""
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True, soft_wrap=True).print(Text(str(error), style="red"))
+    return typer.Exit(2)
+
+
+def _summary(bundle: Bundle) -> dict[str, Any]:
+    """Return what both ways of printing show; sizes are bytes on disk."""
+    manifest = bundle.manifest
+    return {
+        "bundle": str(bundle.folder),
+        "digest": bundle.digest,
+        "created": manifest.created,
+        "bytes": _bytes_in(bundle.folder),
+        "base": {
+            "id": manifest.base.id,
+            "name": manifest.base.name,
+            "dtype": manifest.base.dtype,
+            "license": manifest.base.license,
+        },
+        "k": len(manifest.experts),
+        "lora": {"rank": manifest.lora.rank, "alpha": manifest.lora.alpha},
+        "router": {
+            "kind": manifest.router.kind,
+            "encoder": manifest.router.encoder,
+            "max_tokens": manifest.routed_text.max_tokens,
+            "agreement": manifest.calibration.agreement,
+            "held_out_rows": manifest.calibration.held_out_rows,
+            "temperature": manifest.calibration.temperature,
+            "threshold": manifest.calibration.threshold,
+            "bytes": _bytes_in(bundle.router_folder),
+        },
+        "experts": [
+            {
+                "name": expert.name,
+                "rows": expert.rows,
+                "share": expert.share,
+                "top_terms": list(expert.top_terms),
+                "digest": expert.digest,
+                "bytes": _bytes_in(bundle.expert_folder(label)),
+            }
+            for label, expert in enumerate(manifest.experts)
+        ],
+        "fallback": {
+            "kind": manifest.fallback.kind,
+            "digest": manifest.fallback.digest,
+            "bytes": _bytes_in(bundle.fallback_folder),
+        },
+    }
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _print_tables(summary: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.filesize import decimal
+    from rich.markup import escape
+    from rich.table import Table
+
+    base, router = summary["base"], summary["router"]
+    facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    facts.add_column(style="bold")
+    facts.add_column(overflow="fold")
+    threshold = (
+        "none: always the best expert" if router["threshold"] is None else f"{router['threshold']:.2f}"
+    )
+    for name, value in (
+        ("bundle", f"{summary['digest']}, {decimal(summary['bytes'])}, made {summary['created']}"),
+        ("base model", f"{base['name']}, {base['dtype']}, licence {base['license'] or 'unknown'}"),
+        ("experts", f"K = {summary['k']}, LoRA rank {summary['lora']['rank']}"),
+        ("router", f"{router['encoder']}, {router['max_tokens']} tokens, {decimal(router['bytes'])}"),
+        ("agreement", f"{router['agreement']:.1%} of {router['held_out_rows']} held-out rows"),
+        ("temperature", f"{router['temperature']:.3f}"),
+        ("threshold", threshold),
+    ):
+        facts.add_row(name, escape(value))
+    experts = Table()
+    for heading, justify in (("expert", "left"), ("rows", "right"), ("share", "right")):
+        experts.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    experts.add_column("top terms", overflow="fold")
+    experts.add_column("digest", no_wrap=True)
+    experts.add_column("size", justify="right", no_wrap=True)
+    for expert in summary["experts"]:
+        experts.add_row(
+            escape(expert["name"]),
+            f"{expert['rows']:,}",
+            f"{expert['share']:.1%}",
+            escape(", ".join(expert["top_terms"])),
+            expert["digest"][:12],
+            decimal(expert["bytes"]),
+        )
+    fallback = summary["fallback"]
+    experts.add_row("fallback", "", "", fallback["kind"], fallback["digest"][:12], decimal(fallback["bytes"]))
+    console = Console()
+    console.print(facts)
+    console.print(experts)

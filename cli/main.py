@@ -1,0 +1,31 @@
+"""The command line: one command per room a person enters."""
+
+from __future__ import annotations
+
+import typer
+
+from cli.inspect import inspect
+from cli.route import route
+from cli.serve import CONTEXT_SETTINGS, serve
+from cli.train import train
+
+app = typer.Typer(
+    name="gradientspace",
+    help="Cluster instruction data by gradient, train one LoRA expert per cluster, serve them behind one endpoint.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(train)
+app.command(context_settings=CONTEXT_SETTINGS)(serve)
+app.command()(route)
+app.command()(inspect)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""`gradientspace route`: which expert would answer, without an engine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.inspect import opened_bundle, refused
+
+if TYPE_CHECKING:
+    from bundle.manifest import Manifest
+
+
+def route(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle, or of the run that wrote it.")],
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Texts to route; without any, the lines of stdin.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of one forward pass.")] = 1,
+) -> None:
+    """Show the expert that each text would be routed to, and the router's probabilities."""
+    opened = opened_bundle(bundle)
+    from bundle.errors import BundleError
+    from router.load import load_router
+
+    try:
+        router = load_router(opened, threads)
+    except BundleError as error:
+        raise refused(error) from error
+    asked = texts or [line.rstrip("\n") for line in sys.stdin]
+    rows = [
+        _decision(opened.manifest, text, row.tolist())
+        for text, row in zip(asked, router.probabilities(asked), strict=True)
+    ]
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(rows, ensure_ascii=False))
+    else:
+        _print_table(rows, router.labels)
+
+
+def _decision(manifest: Manifest, text: str, probabilities: list[float]) -> dict[str, Any]:
+    confidence = max(probabilities)
+    threshold = manifest.calibration.threshold
+    low = threshold is not None and confidence < threshold
+    return {
+        "text": text,
+        "expert": "fallback" if low else manifest.label_order[probabilities.index(confidence)],
+        "confidence": confidence,
+        "probabilities": dict(zip(manifest.label_order, probabilities, strict=True)),
+    }
+
+
+def _print_table(rows: list[dict[str, Any]], labels: tuple[str, ...]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("text", overflow="ellipsis", no_wrap=True, ratio=1)
+    table.add_column("expert", no_wrap=True, style="bold")
+    for label in labels:
+        table.add_column(escape(label), justify="right", no_wrap=True)
+    for row in rows:
+        shown = [f"{probability:.3f}" for probability in row["probabilities"].values()]
+        table.add_row(escape(row["text"].replace("\n", " ")), escape(row["expert"]), *shown)
+    Console().print(table)

@@ -1,0 +1,70 @@
+"""`gradientspace train`: rows to bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(help="A YAML recipe (see recipes/); or give --data, --base-model, --output."),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", help="JSON, JSONL, CSV or Parquet file, or hub data set id; may be repeated."),
+    ] = None,
+    base_model: Annotated[
+        str | None, typer.Option("--base-model", help="Hub id or folder of the base model.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="The run's folder; the bundle lands inside it.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change one value of the recipe, e.g. lora.rank=8; may be repeated.",
+        ),
+    ] = None,
+    help_recipe: Annotated[
+        bool,
+        typer.Option(
+            "--help-recipe", help="Print every key of a recipe, its default and where that comes from."
+        ),
+    ] = False,
+) -> None:
+    """Cluster rows by gradient, train one LoRA expert per cluster and a router, write a bundle.
+
+    Rows are Alpaca (instruction, input, output), prompt/completion, or messages. Stop it at any moment: the same
+    command goes on with the stage it was in.
+    """
+    from cli.fail import fail
+    from training.errors import TrainingError
+    from training.recipe import Recipe, read_recipe, resolved_values
+
+    if help_recipe:
+        for key, value, tag, why in resolved_values(Recipe()):
+            typer.echo(f"{key} = {value}  ({tag}) {why}")
+        return
+
+    named = {"data.files": data, "base.model": base_model, "output": output}
+    try:
+        resolved = read_recipe(recipe, {key: value for key, value in named.items() if value}, settings or [])
+        # Only now what takes seconds to import: a wrong recipe is told at once.
+        from training.pipeline import train as run
+        from training.progress import Narrator
+
+        narrator = Narrator()
+        bundle = run(resolved, narrator)
+    except TrainingError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("Stopped. The same command goes on with the stage it was in.", code=130)
+    narrator.say(f"\n[bold]The bundle is ready:[/bold] {bundle.folder} (K = {len(bundle.manifest.experts)})")
+    narrator.say(f"Look at it:  gradientspace inspect {bundle.folder}")
+    narrator.say(f"Serve it:    gradientspace serve {bundle.folder}")

@@ -1,0 +1,49 @@
+"""Which of vLLM's routes clients reach. Everything that is not here is 404, whatever vLLM adds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from service.errors import MethodNotAllowedError, NotFoundError
+
+Reads = Literal["prompt", "messages", "input", "prompt_or_messages", "tokens"]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A route of vLLM that goes through dispatch."""
+
+    path: str
+    reads: Reads
+    """The field of the body whose text is routed."""
+
+
+ENDPOINTS: dict[str, Endpoint] = {
+    endpoint.path: endpoint
+    for endpoint in (
+        Endpoint("/v1/completions", "prompt"),
+        Endpoint("/v1/chat/completions", "messages"),
+        Endpoint("/v1/responses", "input"),
+        Endpoint("/v1/messages", "messages"),
+        Endpoint("/v1/messages/count_tokens", "messages"),
+        Endpoint("/tokenize", "prompt_or_messages"),
+        Endpoint("/detokenize", "tokens"),
+    )
+}
+
+
+def endpoint_of(method: str, path: str) -> Endpoint:
+    """Return the dispatched endpoint.
+
+    Raises:
+        NotFoundError: the path is not served.
+        MethodNotAllowedError: it is, but only with POST.
+
+    """
+    endpoint = ENDPOINTS.get(path)
+    if endpoint is None:
+        raise NotFoundError(f"{method} {path} is not served here")
+    if method != "POST":
+        raise MethodNotAllowedError(f"{path} takes POST, not {method}")
+    return endpoint

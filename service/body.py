@@ -1,0 +1,81 @@
+"""Request bodies: read whole, changed, and played back to the engine."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import Message, Receive, Scope
+
+from service.errors import BadRequestError
+
+ClientGoneError = ConnectionResetError
+"""Raised when the client leaves before its request is complete."""
+
+
+async def read_body(receive: Receive) -> bytes:
+    """Return the whole body.
+
+    Raises:
+        ClientGoneError: the client left first.
+
+    """
+    chunks = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        chunks.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Return the JSON object of a body.
+
+    Raises:
+        BadRequestError: it is empty, no JSON, or no object.
+
+    """
+    if not body:
+        raise BadRequestError("The request has no body: send a JSON object")
+    try:
+        parsed = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BadRequestError(f"The body can't be read as JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise BadRequestError("The body has to be a JSON object")
+    return parsed
+
+
+def with_body(scope: Scope, body: bytes) -> Scope:
+    """Return the scope of a request that carries `body` instead."""
+    scope = {**scope, "headers": list(scope["headers"])}
+    changed = MutableHeaders(scope=scope)
+    changed["content-length"] = str(len(body))
+    del changed["transfer-encoding"]
+    return scope
+
+
+class Playback:
+    """A receive channel that plays a body first and hands on the original channel afterwards.
+
+    So a client that leaves still reaches the engine, which then stops generating.
+    """
+
+    def __init__(self, body: bytes, then: Receive) -> None:
+        """`then` answers every call after the first."""
+        self._body: bytes | None = body
+        self._then = then
+        self.client_left = False
+
+    async def __call__(self) -> Message:
+        """Return the next message."""
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        message = await self._then()
+        if message["type"] == "http.disconnect":
+            self.client_left = True
+        return message

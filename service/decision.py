@@ -1,0 +1,106 @@
+"""Who answers: the named target, or the expert that the router chooses for each text."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from router.threaded import Classified
+from service import headers
+from service.metrics import Metrics
+from service.names import ModelNames, Target
+
+Reason = Literal["routed", "named", "low_confidence", "router_error"]
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Who answers one text, and why."""
+
+    target: Target
+    reason: Reason
+    confidence: float
+    probabilities: tuple[float, ...] = ()
+    """Over the K experts in label order; empty if the router did not run or failed."""
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The decisions of one request, in prompt order, and what they cost."""
+
+    decisions: tuple[Decision, ...]
+    router_seconds: float
+
+    @property
+    def by_target(self) -> dict[Target, list[int]]:
+        """Which prompts (by their place) each target answers."""
+        places: dict[Target, list[int]] = {}
+        for place, decision in enumerate(self.decisions):
+            places.setdefault(decision.target, []).append(place)
+        return places
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """The decision headers of the answer."""
+        return [
+            (headers.EXPERT, ",".join(decision.target.name for decision in self.decisions)),
+            (headers.CONFIDENCE, ",".join(f"{decision.confidence:.4f}" for decision in self.decisions)),
+            (headers.REASON, ",".join(decision.reason for decision in self.decisions)),
+            (headers.ROUTER_MS, f"{1000 * self.router_seconds:.2f}"),
+        ]
+
+
+class Classifier(Protocol):
+    """What decides with: `router.threaded.RouterThread`."""
+
+    def classify(self, texts: Sequence[str]) -> Awaitable[Classified]:
+        """Return `[n, K]` probabilities and the seconds they took."""
+
+
+class Decider:
+    """Turns names and probabilities into decisions. It never fails a request."""
+
+    def __init__(
+        self, names: ModelNames, classifier: Classifier, threshold: float | None, metrics: Metrics
+    ) -> None:
+        """`threshold` is the manifest's: below it the fallback answers; None is the paper's argmax."""
+        self.names = names
+        self._classifier = classifier
+        self._threshold = threshold
+        self._metrics = metrics
+
+    def named(self, target: Target) -> Decided:
+        """Return the decision of a request that names its target."""
+        return Decided((Decision(target, "named", 1.0),), 0.0)
+
+    async def routed(self, texts: Sequence[str]) -> Decided:
+        """Return one decision per text; a router that fails sends them all to the fallback."""
+        try:
+            classified = await self._classifier.classify(texts)
+            probabilities = np.asarray(classified.probabilities, dtype=np.float64)  # [n, K]
+            expected = (len(texts), len(self.names.experts))
+            if probabilities.shape != expected or not np.isfinite(probabilities).all():
+                raise ValueError(f"the router gave {probabilities.shape} for {expected}, or not finite")
+        except Exception:  # a router is a model: whatever it raises, the request is served
+            _log.exception("The router failed; the fallback answers")
+            self._metrics.fallbacks.labels("router_error").inc(len(texts))
+            failed = Decision(self.names.fallback, "router_error", 0.0)
+            return Decided((failed,) * len(texts), 0.0)
+        self._metrics.router_seconds.observe(classified.seconds)
+        return Decided(tuple(self._choose(row) for row in probabilities), classified.seconds)
+
+    def _choose(self, row: np.ndarray) -> Decision:
+        """Argmax of one row `[K]`; the fallback if it is below the threshold."""
+        best = int(row.argmax())
+        confidence = float(row[best])
+        self._metrics.router_confidence.observe(confidence)
+        everything = tuple(float(probability) for probability in row)
+        if self._threshold is not None and confidence < self._threshold:
+            self._metrics.fallbacks.labels("low_confidence").inc()
+            return Decision(self.names.fallback, "low_confidence", confidence, everything)
+        return Decision(self.names.experts[best], "routed", confidence, everything)

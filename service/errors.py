@@ -1,0 +1,105 @@
+"""Errors as clients and users see them: one shape, one table from exception to status."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+
+class UsageError(ValueError):
+    """The service can't be started as it was asked to; the message is the sentence for the user."""
+
+
+class ServiceError(Exception):
+    """An error that a client of the HTTP interface sees."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        """`message` says what is wrong and what to do; `param` is the field of the request, if one."""
+        super().__init__(message)
+        self.param = param
+
+
+class BadRequestError(ServiceError):
+    """The request itself is wrong."""
+
+
+class NotFoundError(ServiceError):
+    """No such path, or no such model."""
+
+
+class MethodNotAllowedError(ServiceError):
+    """The path exists, but not with this method."""
+
+
+class ServiceUnavailableError(ServiceError):
+    """The service can't answer now."""
+
+
+STATUS_OF: dict[type[Exception], int] = {
+    BadRequestError: 400,
+    RequestValidationError: 400,  # as vLLM and OpenAI answer it
+    NotFoundError: 404,
+    MethodNotAllowedError: 405,
+    ServiceUnavailableError: 503,
+    Exception: 500,
+}
+
+TYPE_OF: dict[int, str] = {
+    400: "BadRequestError",
+    404: "NotFoundError",
+    405: "MethodNotAllowedError",
+    413: "RequestTooLargeError",
+    415: "UnsupportedMediaTypeError",
+    422: "UnprocessableEntityError",
+    429: "RateLimitError",
+    500: "InternalServerError",
+    501: "NotImplementedError",
+    503: "ServiceUnavailableError",
+}
+
+
+def error_body(status: int, message: str, param: str | None = None) -> dict[str, Any]:
+    """Return OpenAI's error shape; `code` is the status, as vLLM writes it."""
+    kind = TYPE_OF.get(status, "InternalServerError" if status >= 500 else "BadRequestError")
+    return {"error": {"message": message, "type": kind, "param": param, "code": status}}
+
+
+def error_response(error: Exception) -> JSONResponse:
+    """Return the answer for an exception; what is in no row of the table is a 500 that tells nothing."""
+    if isinstance(error, HTTPException):
+        return JSONResponse(error_body(error.status_code, str(error.detail)), error.status_code, error.headers)
+    status = next(STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF)
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part != "body")
+        return JSONResponse(error_body(status, f"{where or 'body'}: {first['msg']}", where or None), status)
+    if status == 500:
+        return JSONResponse(error_body(500, "Internal error; the service's log says more"), 500)
+    return JSONResponse(error_body(status, str(error), getattr(error, "param", None)), status)
+
+
+async def handle(_: Request, error: Exception) -> JSONResponse:
+    """As `error_response`, in the form of a FastAPI exception handler."""
+    return error_response(error)
+
+
+def reshaped(status: int, body: bytes) -> bytes:
+    """Return an error body of the engine with every key of the shape; what it says is kept.
+
+    vLLM answers `/v1/messages` in Anthropic's shape (no `param`, no `code`) and a crash in plain text.
+    """
+    try:
+        found = json.loads(body)
+    except ValueError:
+        found = None
+    error = found.get("error") if isinstance(found, dict) else None
+    if not isinstance(found, dict) or not isinstance(error, dict):
+        text = error if isinstance(error, str) else "The engine failed without saying why"
+        return json.dumps(error_body(status, text)).encode()
+    defaults = error_body(status, "The engine failed without saying why")["error"]
+    return json.dumps(found | {"error": defaults | error}).encode()

@@ -1,0 +1,209 @@
+"""A list of prompts that several experts have to answer: one request in, one answer out.
+
+Each expert gets the prompts that are its own as a request inside the process, and the answers are put
+together: choices keep the numbers that the client expects, usage is summed, streams are interleaved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.types import Message, Receive, Send
+
+from service.errors import BadRequestError, error_response
+from service.headers import REQUEST_ID
+from service.names import AUTO, Target
+
+if TYPE_CHECKING:
+    from service.dispatch import Incoming
+
+Run = Callable[["Incoming", Target, dict[str, Any], Receive, Send], Awaitable[None]]
+_DONE = "[DONE]"
+
+
+@dataclass
+class _Part:
+    """One expert's share of the request."""
+
+    target: Target
+    places: list[int]
+    """Where its prompts stand in the client's list."""
+    messages: asyncio.Queue[Message | None] = field(default_factory=lambda: asyncio.Queue(maxsize=8))
+    """What the engine answers, None at the end; bounded, so a slow client slows the engine's stream."""
+    status: int = 500
+
+    async def started(self) -> None:
+        """Wait for the start of the answer."""
+        first = await self.messages.get()
+        if first is not None:
+            self.status = first["status"]
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the answer's body as it comes."""
+        while (message := await self.messages.get()) is not None:
+            yield message.get("body", b"")
+
+    async def whole(self) -> Any:
+        """Return the answer's JSON."""
+        return json.loads(b"".join([chunk async for chunk in self.chunks()]))
+
+    def renumber(self, choices: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
+        """Give the choices their numbers in the client's list; each prompt has `n` of them."""
+        for choice in choices:
+            prompt, copy = divmod(choice["index"], n)
+            choice["index"] = self.places[prompt] * n + copy
+        return choices
+
+
+async def answer_split(incoming: Incoming, run: Run, receive: Receive, send: Send) -> None:
+    """Answer a `/v1/completions` request whose prompts need several targets.
+
+    `run` has the engine answer one part. If one part fails, that error is the answer of the whole.
+    """
+    try:
+        n = _copies(incoming.body)
+    except BadRequestError as error:
+        await error_response(error)(incoming.scope, receive, send)
+        return
+    parts = [_Part(target, places) for target, places in incoming.decided.by_target.items()]
+    stop = asyncio.Event()  # the client left, or one part failed: the engine stops all of them
+    watch = asyncio.create_task(_watch(receive, stop))
+    tasks = [asyncio.create_task(_run_part(incoming, run, part, stop)) for part in parts]
+    try:
+        await asyncio.gather(*(part.started() for part in parts))
+        failed = next((part for part in parts if part.status >= 400), None)
+        if failed is not None:
+            response: JSONResponse = JSONResponse(await failed.whole(), failed.status)
+            await response(incoming.scope, receive, send)
+        elif incoming.body.get("stream"):
+            events = _interleaved(parts, n, _answer_id(incoming))
+            await StreamingResponse(events, media_type="text/event-stream")(
+                incoming.scope, _until(stop), send
+            )
+        else:
+            answers = await asyncio.gather(*(part.whole() for part in parts))
+            if not stop.is_set():
+                merged = _merged(parts, answers, n, _answer_id(incoming))
+                await JSONResponse(merged)(incoming.scope, receive, send)
+    finally:
+        stop.set()
+        watch.cancel()
+        for part in parts:  # nobody reads any more: what still waits to be put must not wait for ever
+            part.messages = asyncio.Queue()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(watch, *tasks, return_exceptions=True)
+
+
+def _copies(body: dict[str, Any]) -> int:
+    try:
+        return max(1, int(body.get("n") or 1))
+    except (TypeError, ValueError) as error:
+        raise BadRequestError("n: give a whole number", "n") from error
+
+
+def _answer_id(incoming: Incoming) -> str:
+    ids = [value.decode("latin-1") for name, value in incoming.scope["headers"] if name == REQUEST_ID.encode()]
+    return f"cmpl-{ids[0] if ids else 'split'}"
+
+
+async def _watch(receive: Receive, stop: asyncio.Event) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    stop.set()
+
+
+def _until(stop: asyncio.Event) -> Receive:
+    async def receive() -> Message:
+        await stop.wait()
+        return {"type": "http.disconnect"}
+
+    return receive
+
+
+async def _run_part(incoming: Incoming, run: Run, part: _Part, stop: asyncio.Event) -> None:
+    prompts = incoming.body["prompt"]
+    body = incoming.body | {"prompt": [prompts[place] for place in part.places]}
+    try:
+        await run(incoming, part.target, body, _until(stop), lambda message: part.messages.put(message))
+    finally:
+        await part.messages.put(None)
+
+
+def _merged(parts: list[_Part], answers: list[Any], n: int, answer_id: str) -> dict[str, Any]:
+    choices = [
+        choice
+        for part, answer in zip(parts, answers, strict=True)
+        for choice in part.renumber(answer["choices"], n)
+    ]
+    return answers[0] | {
+        "id": answer_id,
+        "model": AUTO,  # several answered; the expert header says who answered which prompt
+        "choices": sorted(choices, key=lambda choice: choice["index"]),
+        "usage": _summed([answer.get("usage") for answer in answers]),
+    }
+
+
+def _summed(usages: list[Any]) -> Any:
+    """Add up the numbers of usage objects, whatever fields the engine puts into them."""
+    given = [usage for usage in usages if usage is not None]
+    if not given:
+        return None
+    if isinstance(given[0], dict):
+        keys = {key: None for usage in given for key in usage}
+        return {key: _summed([usage.get(key) for usage in given]) for key in keys}
+    return sum(given) if isinstance(given[0], int | float) else given[0]
+
+
+async def _interleaved(parts: list[_Part], n: int, answer_id: str) -> AsyncIterator[str]:
+    """Yield the events of all parts as they come; each says in `model` which expert speaks."""
+    events: asyncio.Queue[str | dict[str, Any] | None] = asyncio.Queue(maxsize=8)
+
+    async def pump(part: _Part) -> None:
+        try:
+            async for data in _events(part.chunks()):
+                if data != _DONE:
+                    event = json.loads(data)
+                    part.renumber(event.get("choices", []), n)
+                    await events.put(event)
+        finally:
+            await events.put(None)
+
+    pumps = [asyncio.create_task(pump(part)) for part in parts]
+    usages, running = [], len(parts)
+    last: dict[str, Any] = {}
+    try:
+        while running:
+            event = await events.get()
+            if event is None:
+                running -= 1
+                continue
+            if isinstance(event, dict) and "choices" in event:
+                event["id"] = answer_id
+                if not event["choices"]:  # the closing event of `include_usage`: one for all
+                    usages.append(event.get("usage"))
+                    last = event
+                    continue
+            yield f"data: {json.dumps(event)}\n\n"
+        if usages:
+            yield f"data: {json.dumps(last | {'model': AUTO, 'usage': _summed(usages)})}\n\n"
+        yield f"data: {_DONE}\n\n"
+    finally:
+        for task in pumps:
+            task.cancel()
+
+
+async def _events(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
+    """Yield the data of server-sent events, however the bytes were cut."""
+    pending = b""
+    async for chunk in chunks:
+        pending += chunk
+        *complete, pending = pending.split(b"\n\n")
+        for event in complete:
+            if event.startswith(b"data: "):
+                yield event.removeprefix(b"data: ").decode()

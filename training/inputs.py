@@ -1,0 +1,100 @@
+"""Everything a run needs, read and checked before the first weight moves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from training.base_model import BaseModel, find_base
+from training.encoder import Encoder, load_encoder
+from training.errors import RowsError
+from training.progress import Narrator
+from training.recipe import Recipe, resolved_values
+from training.rendering import TokenRow, render, use_chat_template
+from training.rows import Row, Unusable, read_rows
+from training.split import Split, split_rows
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run is made of. `texts` are the rows' words, prompt and answer, for the report."""
+
+    recipe: Recipe
+    base: BaseModel
+    tokenizer: PreTrainedTokenizerBase
+    chat_template: str
+    encoder: Encoder
+    rows: Sequence[TokenRow]
+    texts: Sequence[str]
+    unusable: Sequence[Unusable]
+    split: Split
+    digest: str
+
+    def pick(self, places: Sequence[int]) -> list[TokenRow]:
+        """The rows at these places."""
+        return [self.rows[place] for place in places]
+
+
+def read_inputs(recipe: Recipe, narrator: Narrator) -> Inputs:
+    """Read and check all inputs: what is wrong with them is said before any training.
+
+    Raises:
+        TrainingError: a bad recipe, base, encoder, or too many unusable rows.
+
+    """
+    base = find_base(recipe.base)
+    encoder = load_encoder(recipe.router.encoder)
+    tokenizer = base.tokenizer()
+    template = use_chat_template(tokenizer, recipe.base.chat_template)
+    read, unusable = read_rows(recipe.data.files)
+    rows: list[TokenRow] = []
+    texts: list[str] = []
+    with narrator.bar("rendering", len(read), "rows") as advance:
+        for row in read:
+            rendered = render(tokenizer, row, recipe.router.routed_text, recipe.data.max_length)
+            if isinstance(rendered, TokenRow):
+                rows.append(rendered)
+                texts.append(_text_of(row))
+            else:
+                unusable.append(rendered)
+            advance(1)
+    _judge_unusable(unusable, len(rows), recipe.data.max_unusable, narrator)
+    split = split_rows(len(rows), recipe.split, recipe.seed)
+    digest = _digest_of_inputs(rows, base, template)
+    narrator.say(
+        f"{len(rows):,} rows: {len(split.train):,} to train on (warm-up {len(split.warmup):,}, probe "
+        f"{len(split.probe):,} of them), {len(split.validation):,} held out"
+    )
+    for key, value, tag, _ in resolved_values(recipe):
+        narrator.say(f"    {key} = {value}  ({tag})")
+    return Inputs(recipe, base, tokenizer, template, encoder, rows, texts, tuple(unusable), split, digest)
+
+
+def _text_of(row: Row) -> str:
+    return "\n".join([*(message["content"] for message in row.prompt), row.completion])
+
+
+def _judge_unusable(unusable: list[Unusable], used: int, limit: float, narrator: Narrator) -> None:
+    if not unusable:
+        return
+    total = used + len(unusable)
+    for row in unusable[:20]:
+        narrator.warn(f"left out {row.origin}: {row.reason}")
+    if len(unusable) > 20:
+        narrator.warn(f"... and {len(unusable) - 20} more; all of them stand in the report")
+    if len(unusable) > limit * total:
+        raise RowsError(
+            f"{len(unusable)} of {total} rows can't be used, more than data.max_unusable = {limit:.0%}. "
+            f"The first: {unusable[0].origin}: {unusable[0].reason}. Mend the rows, or raise the limit."
+        )
+
+
+def _digest_of_inputs(rows: Sequence[TokenRow], base: BaseModel, template: str) -> str:
+    digest = hashlib.sha256(base.record.weights_sha256.encode() + template.encode())
+    for row in rows:
+        digest.update(json.dumps([row.input_ids, row.prompt_length, row.routed_text]).encode())
+    return digest.hexdigest()

@@ -1,0 +1,218 @@
+"""The recipe: every choice of a training run, typed, each default tagged with where it comes from.
+
+Tags: `paper` (stated there), `anchor:<project>` (what that project does), `ours` (our own choice).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bundle.manifest import RoutedTextRule
+from training.errors import RecipeError
+
+
+def _choice(default: Any, tag: str, why: str, **limits: Any) -> Any:
+    return Field(default=default, description=why, json_schema_extra={"tag": tag}, **limits)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSection(_Section):
+    """Which rows, and which of them can be used."""
+
+    files: tuple[str, ...] = _choice((), "ours", "JSON, JSONL, CSV or Parquet files, or one hub data set id")
+    max_length: int = _choice(
+        1024, "anchor:trl", "tokens of prompt and completion; longer rows are left out", ge=8
+    )
+    max_unusable: float = _choice(
+        0.05, "ours", "share of unusable rows above which the run stops", ge=0, le=1
+    )
+    licenses: tuple[str, ...] = _choice((), "ours", "licences of the data, for the bundle's manifest")
+
+
+class BaseSection(_Section):
+    """The base model, frozen throughout."""
+
+    model: str = _choice("", "ours", "hub id or folder")
+    revision: str | None = _choice(None, "ours", "hub revision")
+    dtype: Literal["auto", "float32", "bfloat16"] = _choice(
+        "auto",
+        "ours",
+        "trained and served in; auto: bfloat16 on CUDA, float32 on CPU. Stage II is always float32",
+    )
+    chat_template: Path | None = _choice(
+        None, "ours", "a Jinja file; none: the tokenizer's own, else training/chat_template.jinja"
+    )
+
+
+class LoraSection(_Section):
+    """The shape of every adapter: all linear layers of the blocks, never embeddings or head."""
+
+    rank: int = _choice(32, "paper", "section 6.2", ge=1)
+    alpha: int = _choice(64, "ours", "twice the rank; the paper is silent", ge=1)
+    dropout: float = _choice(0.05, "ours", "while fine-tuning; 0 in Stage II", ge=0, lt=1)
+
+
+class SplitSection(_Section):
+    """Which rows play which part, drawn with the recipe's seed."""
+
+    validation: float = _choice(
+        0.05, "ours", "outside everything; labelled last, for calibration", gt=0, lt=0.5
+    )
+    validation_at_least: int = _choice(200, "ours", "rows", ge=1)
+    warmup: float = _choice(0.05, "paper", "section 5.2", gt=0, lt=1)
+    probe: float = _choice(0.05, "ours", "rows that K is chosen on, disjoint from the warm-up", gt=0, lt=1)
+    probe_at_least: int = _choice(256, "ours", "rows", ge=8)
+    probe_at_most: int = _choice(1024, "ours", "rows", ge=8)
+
+
+class WarmupSection(_Section):
+    """Stage I (section 5.2)."""
+
+    epochs: int = _choice(4, "anchor:less", "a few, says the paper", ge=1)
+    at_least_steps: int = _choice(
+        50, "ours", "5 % of a small data set is too few steps to move B from zero", ge=1
+    )
+    learning_rate: float = _choice(2e-4, "ours", "peak of a cosine", gt=0)
+    batch_rows: int = _choice(16, "ours", "rows per optimiser step", ge=1)
+
+
+class ClustersSection(_Section):
+    """Stage II (section 5.3)."""
+
+    k: int | None = _choice(None, "ours", "fix the number of clusters; none: the silhouette chooses", ge=1)
+    k_min: int = _choice(2, "ours", "smallest K tried", ge=2)
+    k_max: int = _choice(10, "ours", "largest K tried", ge=2)
+    thresholds: tuple[float, ...] = _choice(
+        (0.80, 0.85, 0.90, 0.95), "paper", "explained variance kept, 80-95 %"
+    )
+    n_init: int = _choice(10, "anchor:mttl", "K-means starts per point of the grid", ge=1)
+    batch_rows: int = _choice(16, "ours", "|B|: rows per centroid update", ge=1)
+    cache_batches: int = _choice(8, "paper", "alpha: the cache holds alpha * |B| gradients; 5 to 10", ge=1)
+    beta: float = _choice(0.9, "ours", "smoothing of the moving average", ge=0, lt=1)
+    max_epochs: int = _choice(5, "ours", "of calibration", ge=1)
+    max_drift: float = _choice(
+        1e-3, "ours", "converged: no centroid's 1 - cosine to the last epoch above", gt=0
+    )
+    max_churn: float = _choice(0.005, "ours", "converged: share of rows that changed cluster below", gt=0)
+    min_rows: int = _choice(32, "ours", "a smaller cluster is merged into the nearest", ge=1)
+    micro_batch_tokens: int = _choice(2048, "ours", "padded tokens per backward pass; changes no label", ge=1)
+    probe_memory_mb: int = _choice(
+        2048, "ours", "probe gradients held at once; more rows are recomputed", ge=1
+    )
+
+
+class ExpertsSection(_Section):
+    """Stage III, the adapters (section 5.4.1)."""
+
+    epochs: int = _choice(3, "ours", "on the cluster's own rows", ge=1)
+    learning_rate: float = _choice(1e-4, "ours", "peak of a cosine", gt=0)
+    batch_rows: int = _choice(16, "ours", "rows per optimiser step", ge=1)
+
+
+class RouterSection(_Section):
+    """Stage III, the router (section 5.4.2)."""
+
+    kind: Literal["semantic"] = _choice("semantic", "paper", "frozen encoder and a linear head")
+    encoder: str = _choice("distilbert-base-uncased", "paper", "hub id, folder, or package:<python package>")
+    routed_text: RoutedTextRule = _choice("last_user", "ours", "what of a conversation is routed")
+    max_tokens: int = _choice(256, "ours", "encoder tokens read; the rest is cut off", ge=8, le=512)
+
+
+class Recipe(_Section):
+    """One training run."""
+
+    data: DataSection = DataSection()
+    base: BaseSection = BaseSection()
+    lora: LoraSection = LoraSection()
+    split: SplitSection = SplitSection()
+    warmup: WarmupSection = WarmupSection()
+    clusters: ClustersSection = ClustersSection()
+    experts: ExpertsSection = ExpertsSection()
+    router: RouterSection = RouterSection()
+    seed: int = _choice(0, "ours", "of the split, the shuffles, K-means and the adapters")
+    output: Path | None = _choice(None, "ours", "the run folder")
+
+
+def read_recipe(path: Path | None, given: dict[str, Any], overrides: list[str]) -> Recipe:
+    """Read a YAML recipe; lay `given` (values by `section.key`) and then `section.key=value` strings over it.
+
+    Relative paths in it are taken from the working directory, as those on the command line are.
+
+    Raises:
+        RecipeError: the file, a key or a value is wrong.
+
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        try:
+            tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (OSError, yaml.YAMLError) as error:
+            raise RecipeError(f"The recipe {path} can't be read: {error}") from error
+        if not isinstance(tree, dict):
+            raise RecipeError(f"The recipe {path} is not a mapping of sections. See recipes/ for examples.")
+    for key, value in given.items():
+        _set(tree, key, value)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise RecipeError(f"--set {override!r} is not of the form section.key=value, e.g. lora.rank=8")
+        _set(tree, key, yaml.safe_load(value))
+    try:
+        recipe = Recipe.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise RecipeError(
+            f"Recipe, {key}: {first['msg']} (given: {first['input']!r}). "
+            "`gradientspace train --help-recipe` lists every key."
+        ) from error
+    _check_sense(recipe)
+    return recipe
+
+
+def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    place = tree
+    for section in sections:
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise RecipeError(f"Recipe, {key}: {section!r} is a value, not a section")
+    place[last] = value
+
+
+def _check_sense(recipe: Recipe) -> None:
+    if not recipe.data.files:
+        raise RecipeError("Recipe, data.files: no rows are given. Use --data FILE or set data.files.")
+    if not recipe.base.model:
+        raise RecipeError("Recipe, base.model: no base model is given. Use --base-model ID_OR_FOLDER.")
+    if recipe.output is None:
+        raise RecipeError("Recipe, output: no run folder is given. Use --output FOLDER.")
+    if recipe.clusters.k_min > recipe.clusters.k_max:
+        raise RecipeError(
+            f"Recipe, clusters.k_min ({recipe.clusters.k_min}) is above k_max ({recipe.clusters.k_max})."
+        )
+
+
+def resolved_values(recipe: Recipe) -> list[tuple[str, str, str, str]]:
+    """Every (key, value, tag, why) of a recipe; the tag is `recipe` where the default was changed."""
+    lines: list[tuple[str, str, str, str]] = []
+    for place, section in (("", recipe), *((name, getattr(recipe, name)) for name in Recipe.model_fields)):
+        if not isinstance(section, BaseModel):
+            continue
+        for name, field in type(section).model_fields.items():
+            value = getattr(section, name)
+            if isinstance(value, BaseModel):
+                continue
+            extra = field.json_schema_extra
+            tag = str(extra["tag"]) if isinstance(extra, dict) else ""
+            changed = value != field.default
+            key = f"{place}.{name}" if place else name
+            lines.append((key, str(value), "recipe" if changed else tag, field.description or ""))
+    return lines
