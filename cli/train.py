@@ -65,6 +65,6 @@ def train(
         fail(str(error))
     except KeyboardInterrupt:
         fail("Stopped. The same command goes on with the stage it was in.", code=130)
-    narrator.say(f"\n[bold]The bundle is ready:[/bold] {bundle.folder} (K = {len(bundle.manifest.experts)})")
+    narrator.title(f"\nThe bundle is ready: {bundle.folder} (K = {len(bundle.manifest.experts)})")
     narrator.say(f"Look at it:  gradientspace inspect {bundle.folder}")
     narrator.say(f"Serve it:    gradientspace serve {bundle.folder}")

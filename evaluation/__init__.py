@@ -1,0 +1,1 @@
+"""How good is it: answers of adapters on held-out rows, with intervals."""

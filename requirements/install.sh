@@ -19,7 +19,14 @@ say() { printf '\n== %s\n' "$*"; }
 
 say "1/4 virtual environment in $venv ($("$python" --version))"
 [ -x $venv/bin/python ] || "$python" -m venv $venv
-pip() { $venv/bin/python -m pip --disable-pip-version-check "$@"; }
+# In the background and waited for, so that a SIGTERM to this script ends pip as well.
+run() {
+    "$@" &
+    local child=$!
+    trap 'kill $child 2>/dev/null; exit 143' TERM
+    wait $child
+}
+pip() { run $venv/bin/python -m pip --disable-pip-version-check "$@"; }
 
 say "2/4 $(grep -cE '^[a-z0-9]' requirements/cpu.lock) pinned packages (about 600 MB the first time)"
 pip install --no-deps --require-hashes --progress-bar on -r requirements/cpu.lock

@@ -8,6 +8,7 @@ from typing import Any
 from starlette.datastructures import MutableHeaders
 from starlette.types import Message, Receive, Scope
 
+from service.answer import Answer
 from service.errors import BadRequestError
 
 ClientGoneError = ConnectionResetError
@@ -64,11 +65,13 @@ class Playback:
     So a client that leaves still reaches the engine, which then stops generating.
     """
 
-    def __init__(self, body: bytes, then: Receive) -> None:
-        """`then` answers every call after the first."""
+    def __init__(self, body: bytes, then: Receive, answer: Answer) -> None:
+        """`then` answers every call after the first; `answer` is where the answer goes."""
         self._body: bytes | None = body
         self._then = then
+        self._answer = answer
         self.client_left = False
+        """Whether it left before its answer was complete."""
 
     async def __call__(self) -> Message:
         """Return the next message."""
@@ -76,6 +79,6 @@ class Playback:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
         message = await self._then()
-        if message["type"] == "http.disconnect":
+        if message["type"] == "http.disconnect" and not self._answer.finished:
             self.client_left = True
         return message

@@ -11,7 +11,6 @@ import numpy as np
 
 from router.threaded import Classified
 from service import headers
-from service.metrics import Metrics
 from service.names import ModelNames, Target
 
 Reason = Literal["routed", "named", "low_confidence", "router_error"]
@@ -65,14 +64,11 @@ class Classifier(Protocol):
 class Decider:
     """Turns names and probabilities into decisions. It never fails a request."""
 
-    def __init__(
-        self, names: ModelNames, classifier: Classifier, threshold: float | None, metrics: Metrics
-    ) -> None:
+    def __init__(self, names: ModelNames, classifier: Classifier, threshold: float | None) -> None:
         """`threshold` is the manifest's: below it the fallback answers; None is the paper's argmax."""
         self.names = names
         self._classifier = classifier
         self._threshold = threshold
-        self._metrics = metrics
 
     def named(self, target: Target) -> Decided:
         """Return the decision of a request that names its target."""
@@ -88,19 +84,15 @@ class Decider:
                 raise ValueError(f"the router gave {probabilities.shape} for {expected}, or not finite")
         except Exception:  # a router is a model: whatever it raises, the request is served
             _log.exception("The router failed; the fallback answers")
-            self._metrics.fallbacks.labels("router_error").inc(len(texts))
             failed = Decision(self.names.fallback, "router_error", 0.0)
             return Decided((failed,) * len(texts), 0.0)
-        self._metrics.router_seconds.observe(classified.seconds)
         return Decided(tuple(self._choose(row) for row in probabilities), classified.seconds)
 
     def _choose(self, row: np.ndarray) -> Decision:
         """Argmax of one row `[K]`; the fallback if it is below the threshold."""
         best = int(row.argmax())
         confidence = float(row[best])
-        self._metrics.router_confidence.observe(confidence)
         everything = tuple(float(probability) for probability in row)
         if self._threshold is not None and confidence < self._threshold:
-            self._metrics.fallbacks.labels("low_confidence").inc()
             return Decision(self.names.fallback, "low_confidence", confidence, everything)
         return Decision(self.names.experts[best], "routed", confidence, everything)

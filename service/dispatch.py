@@ -73,7 +73,9 @@ class Dispatch:
             decided = await self._decide(endpoint, body)
         except ServiceError as error:
             response = error_response(error)
-            self._metrics.requests.labels(UNDECIDED, endpoint.path, UNDECIDED, str(response.status_code)).inc()
+            self._metrics.requests.labels(
+                UNDECIDED, endpoint.path, UNDECIDED, str(response.status_code)
+            ).inc()
             await response(scope, receive, send)
             return
         incoming = Incoming(endpoint, scope, body, decided, arrived)
@@ -89,15 +91,17 @@ class Dispatch:
         target = self._decider.names.resolve(model)
         if target is not None:
             return self._decider.named(target)
-        return await self._decider.routed(self._texts.of(endpoint, body))
+        decided = await self._decider.routed(self._texts.of(endpoint, body))
+        self._metrics.observe_routing(decided)
+        return decided
 
     async def _run(
         self, incoming: Incoming, target: Target, body: dict[str, Any], receive: Receive, send: Send
     ) -> None:
         """Have the engine answer `body` with one target, and count it."""
         raw = json.dumps(body | {"model": target.engine_name}).encode()
-        playback = Playback(raw, receive)
         answer = Answer(send, incoming.decided.headers)
+        playback = Playback(raw, receive, answer)
         try:
             await self._inner(with_body(incoming.scope, raw), playback, answer)
         except Exception as error:

@@ -72,7 +72,9 @@ def error_body(status: int, message: str, param: str | None = None) -> dict[str,
 def error_response(error: Exception) -> JSONResponse:
     """Return the answer for an exception; what is in no row of the table is a 500 that tells nothing."""
     if isinstance(error, HTTPException):
-        return JSONResponse(error_body(error.status_code, str(error.detail)), error.status_code, error.headers)
+        return JSONResponse(
+            error_body(error.status_code, str(error.detail)), error.status_code, error.headers
+        )
     status = next(STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF)
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
+from service.decision import Decided
+
 _REQUEST_EDGES = (  # anchor:vllm, its end-to-end edges, with finer ones below for small models
     *(0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480),
 )
@@ -26,7 +28,7 @@ class Metrics:
         """Register the families; the default registry is the one vLLM's families are on."""
         self.requests = Counter(
             "gradientspace_requests",
-            "Answered requests (code 499: the client left)",
+            "Answered requests (code 499: stopped before the end, the client left)",
             ["expert", "endpoint", "reason", "code"],
             registry=registry,
         )
@@ -65,3 +67,15 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+
+    def observe_routing(self, decided: Decided) -> None:
+        """Count what the router decided for a request that is going to be answered."""
+        router_ran = False
+        for decision in decided.decisions:
+            if decision.probabilities:
+                router_ran = True
+                self.router_confidence.observe(decision.confidence)
+            if decision.reason in ("low_confidence", "router_error"):
+                self.fallbacks.labels(decision.reason).inc()
+        if router_ran:
+            self.router_seconds.observe(decided.router_seconds)

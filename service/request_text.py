@@ -66,7 +66,7 @@ class RequestTexts:
         return [self._of_one(prompt, "prompt")]
 
     def _of_one(self, prompt: object, param: str) -> str:
-        if isinstance(prompt, str):
+        if isinstance(prompt, str) and param != "tokens":
             return self._prompts.user_turn(prompt)
         if isinstance(prompt, list) and prompt and all(isinstance(token, int) for token in prompt):
             try:

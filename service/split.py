@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from starlette.responses import JSONResponse, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Message, Receive, Send
 
 from service.errors import BadRequestError, error_response
@@ -36,21 +36,41 @@ class _Part:
     messages: asyncio.Queue[Message | None] = field(default_factory=lambda: asyncio.Queue(maxsize=8))
     """What the engine answers, None at the end; bounded, so a slow client slows the engine's stream."""
     status: int = 500
+    ended: bool = False
+    unread: bool = False
+    """Nobody reads any more, so what still comes is thrown away."""
+
+    async def put(self, message: Message) -> None:
+        """Take a message of the engine's answer."""
+        if not self.unread:
+            await self.messages.put(message)
+
+    def stop_reading(self) -> None:
+        """Let an engine that waits to put a message go on."""
+        self.unread = True
+        while not self.messages.empty():
+            self.messages.get_nowait()
 
     async def started(self) -> None:
         """Wait for the start of the answer."""
         first = await self.messages.get()
-        if first is not None:
+        if first is None:
+            self.ended = True
+        else:
             self.status = first["status"]
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the answer's body as it comes."""
-        while (message := await self.messages.get()) is not None:
-            yield message.get("body", b"")
+        while not self.ended:
+            message = await self.messages.get()
+            if message is None:
+                self.ended = True
+            else:
+                yield message.get("body", b"")
 
-    async def whole(self) -> Any:
-        """Return the answer's JSON."""
-        return json.loads(b"".join([chunk async for chunk in self.chunks()]))
+    async def whole(self) -> bytes:
+        """Return the answer's body."""
+        return b"".join([chunk async for chunk in self.chunks()])
 
     def renumber(self, choices: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
         """Give the choices their numbers in the client's list; each prompt has `n` of them."""
@@ -75,29 +95,40 @@ async def answer_split(incoming: Incoming, run: Run, receive: Receive, send: Sen
     watch = asyncio.create_task(_watch(receive, stop))
     tasks = [asyncio.create_task(_run_part(incoming, run, part, stop)) for part in parts]
     try:
-        await asyncio.gather(*(part.started() for part in parts))
-        failed = next((part for part in parts if part.status >= 400), None)
+        failed = await _first_failure(parts)
         if failed is not None:
-            response: JSONResponse = JSONResponse(await failed.whole(), failed.status)
-            await response(incoming.scope, receive, send)
+            await Response(await failed.whole(), failed.status)(incoming.scope, receive, send)
         elif incoming.body.get("stream"):
             events = _interleaved(parts, n, _answer_id(incoming))
             await StreamingResponse(events, media_type="text/event-stream")(
                 incoming.scope, _until(stop), send
             )
         else:
-            answers = await asyncio.gather(*(part.whole() for part in parts))
+            bodies = await asyncio.gather(*(part.whole() for part in parts))
             if not stop.is_set():
-                merged = _merged(parts, answers, n, _answer_id(incoming))
+                merged = _merged(parts, [json.loads(body) for body in bodies], n, _answer_id(incoming))
                 await JSONResponse(merged)(incoming.scope, receive, send)
     finally:
         stop.set()
         watch.cancel()
-        for part in parts:  # nobody reads any more: what still waits to be put must not wait for ever
-            part.messages = asyncio.Queue()
-        for task in tasks:
-            task.cancel()
+        for part in parts:
+            part.stop_reading()
         await asyncio.gather(watch, *tasks, return_exceptions=True)
+
+
+async def _first_failure(parts: list[_Part]) -> _Part | None:
+    """Wait until one part fails, or until all have begun to answer; only a stream begins before it is done."""
+    waiting = {asyncio.create_task(part.started()): part for part in parts}
+    try:
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for part in [waiting.pop(task) for task in done]:
+                if part.status >= 400:
+                    return part
+        return None
+    finally:
+        for task in waiting:
+            task.cancel()
 
 
 def _copies(body: dict[str, Any]) -> int:
@@ -108,7 +139,9 @@ def _copies(body: dict[str, Any]) -> int:
 
 
 def _answer_id(incoming: Incoming) -> str:
-    ids = [value.decode("latin-1") for name, value in incoming.scope["headers"] if name == REQUEST_ID.encode()]
+    ids = [
+        value.decode("latin-1") for name, value in incoming.scope["headers"] if name == REQUEST_ID.encode()
+    ]
     return f"cmpl-{ids[0] if ids else 'split'}"
 
 
@@ -130,7 +163,7 @@ async def _run_part(incoming: Incoming, run: Run, part: _Part, stop: asyncio.Eve
     prompts = incoming.body["prompt"]
     body = incoming.body | {"prompt": [prompts[place] for place in part.places]}
     try:
-        await run(incoming, part.target, body, _until(stop), lambda message: part.messages.put(message))
+        await run(incoming, part.target, body, _until(stop), part.put)
     finally:
         await part.messages.put(None)
 

@@ -138,7 +138,7 @@ def load_encoder(name: str) -> Encoder:
     pad = tokenizer.pad_token_id
     if pad is not None:
         backend.enable_padding(pad_id=pad, pad_token=tokenizer.pad_token)
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     longest = _longest_text(config, tokenizer.model_max_length)
     try:
         return Encoder(name, folder, model.to(device), backend, longest)

@@ -108,7 +108,7 @@ def finetune(
             bf16=on_cuda,
             gradient_checkpointing=False,
             label_smoothing_factor=0.0,
-            train_sampling_strategy="random",
+            train_sampling_strategy="group_by_length",  # batches of like length: far less padding
             remove_unused_columns=False,
             seed=seed,
             data_seed=seed,

@@ -230,7 +230,7 @@ def _finish(
         except BundleError:
             pass  # there is none, or a damaged one: it is put together again from the stages
         else:
-            store.narrator.say("[bold]Bundle[/bold]: done before, kept")
+            store.narrator.title("Bundle: done before, kept")
             return bundle
     assignment = _read_assignment(assigned)
     members = list(inputs.split.train)

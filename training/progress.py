@@ -36,13 +36,17 @@ class Narrator:
         """Speak on standard error unless told otherwise: standard output is for results."""
         self.console = console or Console(stderr=True, highlight=False)
 
+    def title(self, text: str) -> None:
+        """Print what begins now."""
+        self.console.print(text, style="bold", markup=False, soft_wrap=True)
+
     def say(self, text: str) -> None:
         """Print one line."""
-        self.console.print(text)
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Print one warning."""
-        self.console.print(f"[yellow]warning:[/yellow] {text}")
+        self.console.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, what: str, total: int, unit: str) -> Iterator[Advance]:

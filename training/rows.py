@@ -14,6 +14,8 @@ from training.errors import RowsError
 
 Message = dict[str, str]
 
+datasets.disable_progress_bars()  # training shows its own
+
 _FORMS = "instruction/input/output, prompt/completion, or messages"
 _ROLES = ("system", "user", "assistant")
 

@@ -52,11 +52,11 @@ class StageStore:
         place = self.folder / name
         result = self._kept(place, digest)
         if result is None:
-            self.narrator.say(f"[bold]{title}[/bold]")
+            self.narrator.title(title)
             result = self._do(place, digest, depends_on, work)
             self.narrator.say(f"    took {result.seconds:.1f} s, peak memory {result.peak_memory_mb:,} MB")
         else:
-            self.narrator.say(f"[bold]{title}[/bold]: done before, kept")
+            self.narrator.title(f"{title}: done before, kept")
         self.results[name] = result
         return result
 

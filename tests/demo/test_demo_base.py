@@ -3,13 +3,14 @@
 import json
 import re
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from demo import pretrain
 from demo.plain_text import KINDS, plain_texts
-from demo.pretrain import WINDOW, new_model, train
 from demo.rows import make_rows, prompt_of
 from demo.skills import ALL_SKILLS
 from demo.tokenizer import SPECIAL_TOKENS, train_tokenizer
@@ -115,16 +116,14 @@ def test_plain_text_holds_no_instruction_and_no_chat_markup() -> None:
     assert not re.search(r"<\||user:|assistant:|Answer:|\?", text, flags=re.IGNORECASE)
     for skill in ALL_SKILLS:
         for ask in skill.asks:
-            fixed = max(re.split(r"\{\w+\}", ask), key=len).strip()
-            assert len(fixed) < 12 or fixed not in text, (skill.name, ask)
+            request = re.sub(r"\\\{\w+\\\}", r"\\w+", re.escape(ask))
+            assert not re.search(request, text), (skill.name, ask)
     assert len(KINDS) == 7
 
 
 def test_the_base_knows_its_sums_and_not_the_chat(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    from random import Random
-
     rng = Random(11)
     right = 0
     for _ in range(25):
@@ -141,15 +140,18 @@ def test_the_base_knows_its_sums_and_not_the_chat(
         assert not reply.startswith("Answer:")
 
 
-def test_training_lowers_the_loss_and_repeats_itself() -> None:
-    fresh = train_tokenizer(plain_texts(300, 0), 512)
-    ids = torch.tensor(fresh(" ".join(plain_texts(300, 0)))["input_ids"])
-    windows = ids[: len(ids) // WINDOW * WINDOW].view(-1, WINDOW)
-    losses = []
+def test_training_lowers_the_loss_and_repeats_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrain, "BATCH", 4)
+    monkeypatch.setattr(pretrain, "WARM_UP_STEPS", 2)
+    fresh = train_tokenizer(plain_texts(200, 0), 512)
+    ids = torch.tensor(fresh("\n".join(plain_texts(200, 0)))["input_ids"])
+    windows = ids[: len(ids) // pretrain.WINDOW * pretrain.WINDOW].view(-1, pretrain.WINDOW)
+    seen, after = windows[:8], []
     for _ in range(2):
         torch.manual_seed(0)
-        losses.append(train(new_model(fresh), windows, 6, 0))
-    assert losses[0] == losses[1]
-    torch.manual_seed(0)
-    untrained = new_model(fresh)
-    assert losses[0] < untrained(input_ids=windows[:32], labels=windows[:32]).loss.item() * 0.99
+        model = pretrain.new_model(fresh)
+        before = model(input_ids=seen, labels=seen).loss.item()
+        pretrain.train(model, windows, 4, 0)
+        after.append(model(input_ids=seen, labels=seen).loss.item())
+    assert after[0] == after[1]
+    assert after[0] < before - 0.1

@@ -1,0 +1,39 @@
+# make serve   sets everything up, trains the demo bundle if there is none, serves it
+# make test    sets everything up, checks style and types, runs every test that takes seconds
+# Ctrl-C or SIGTERM ends what a target started; every line below is one process, so the signal reaches it.
+
+PYTHON ?= python3.11
+HOST ?= 127.0.0.1
+PORT ?= 8000
+DEMO := runs/demo
+
+.PHONY: setup serve demo test test-slow lint table
+
+serve: setup $(DEMO)/bundle/bundle.json
+	.venv/bin/gradientspace serve $(DEMO)/bundle --host $(HOST) --port $(PORT)
+
+setup:
+	@PYTHON=$(PYTHON) requirements/install.sh
+
+demo: setup $(DEMO)/bundle/bundle.json
+
+$(DEMO)/rows.jsonl: | setup
+	.venv/bin/python -m demo.rows --per-skill 400 --seed 0 --split train --output $@
+
+$(DEMO)/bundle/bundle.json: | setup $(DEMO)/rows.jsonl
+	.venv/bin/gradientspace train recipes/demo.yaml
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+test: lint
+	.venv/bin/python -m pytest -m "not slow"
+
+test-slow: setup
+	.venv/bin/python -m pytest -m slow
+
+# Accuracy per skill of the base, one LoRA, routed experts and experts by true skill (see README.md).
+table: demo
+	.venv/bin/python -m benchmarks.demo_skills $(DEMO)

@@ -1,0 +1,139 @@
+"""Plain text of the demo's world, to pretrain its base model on: sums, listings, notes, stories, talk.
+
+The base learns here what numbers, sums, code and tales are. It never sees a request with its reply, nor the
+markup of a chat: which thing to do, and how to answer, is left to instruction tuning.
+"""
+
+from collections.abc import Iterator
+from random import Random
+
+from demo.skills.story import SECOND_SENTENCES, THIRD_SENTENCES
+from demo.world import Situation, draw_situation
+
+NARRATED_ENDS = (
+    "Now {actor} has {end} {thing}.",
+    "That leaves {end} {thing}.",
+    "After this change the count is {end}.",
+    "In the end there are {end}, which {actor} holds.",
+    "So {actor} ends up with {end}.",
+    "What remains is a total of {end}.",
+    "The final number is {end}.",
+    "It makes {end}.",
+)
+NARRATED_REVERSALS = (
+    "The other way {actor} would have {reversed_end}.",
+    "With the opposite change it would be {reversed_end}.",
+    "Had it been the reverse, {actor} would hold {reversed_end}.",
+    "With gain and loss swapped the count is {reversed_end}.",
+    "Backwards that makes {reversed_end}.",
+    "If plus were minus and minus plus, {reversed_end} remains.",
+    "The inverse leaves {reversed_end} {thing}.",
+    "Mirrored, it ends up at {reversed_end}.",
+    "With {actor} in place of {other} it were {reversed_end}.",
+)
+NARRATED_ACCOUNTS = (
+    "The balance is {end}.",
+    "It has {end} now.",
+    "The net result is {end}.",
+    "The account stands at {end}.",
+    "That leaves {end} for the firm.",
+    "So the books close at {end}.",
+    "The sum on hand is {end}.",
+    "A figure of {end} is in the report to the board.",
+)
+TALK = (
+    "{other} likes a happy end and a bedtime story.",
+    "{actor} wrote a small program in python for the computers at home.",
+    "A function takes an argument as input and returns an output.",
+    "The source of the script has a variable for any number.",
+    "{other} asked what comes next, and {actor} said: the next step.",
+    "Machines can be told how to run code that is called in general.",
+    "{actor} reads the tale to the child and it goes to sleep.",
+    "Some lines of the story tell how they part as friends.",
+    "To implement a def is to put the step in a form.",
+    "If the sign is wrong, the sum is wrong.",
+    "{other} turns the bag upside down, and time runs back.",
+    "Work is done twice if it is undone.",
+    "The board looks at the source of each value and what became of it.",
+    "Suppose all is well once the day ends and they return.",
+    "{actor} lets {other} know where each account ends up.",
+    "State what happens, show each figure, flip the page and finish the book.",
+    "Add three sentences to bring the tale to a close, and go on.",
+    "It is the turn of {other} to say how much may vary.",
+    "A move from less to more is a gain, a move from more to less is a loss.",
+    "{actor} works out which of the values is larger and gives it to {other}.",
+)
+STORY_CLOSINGS = (
+    "They all went home.",
+    "So the day was over.",
+    "What a day for {actor} and {other}.",
+    "Then it was night.",
+)
+
+
+def _joined(situation: Situation, rest: str, rng: Random, opening: str = "") -> str:
+    """The situation and the `rest` that follows from it, at times with talk before it or between the two.
+
+    So the base learns to look a situation up wherever it stands, as it will have to in a request.
+    """
+    talk = [sentence for sentence in TALK if situation.kind == "tale" or "{" not in sentence]
+    before = f"{situation.fill(rng.choice(talk))} " if rng.random() < 0.3 else ""
+    between = f" {situation.fill(rng.choice(talk))}" if rng.random() < 0.5 else ""
+    gap = rng.choice((" ", "\n"))
+    return f"{opening}{before}{situation.text}{between}{gap}{rest}"
+
+
+def _sum_line(situation: Situation) -> str:
+    sign = "+" if situation.gain else "-"
+    return f"{situation.start} {sign} {situation.change} = {situation.end}"
+
+
+def _narrated_sum(rng: Random) -> str:
+    tale = draw_situation("tale", rng)
+    line = f"{_sum_line(tale)}. " if rng.random() < 0.3 else ""
+    return _joined(tale, f"{line}{tale.fill(rng.choice(NARRATED_ENDS))}", rng)
+
+
+def _narrated_reversal(rng: Random) -> str:
+    tale = draw_situation("tale", rng)
+    return _joined(tale, tale.fill(rng.choice(NARRATED_REVERSALS)), rng)
+
+
+def _table(rng: Random) -> str:
+    return "\n".join(_sum_line(draw_situation("tale", rng)) for _ in range(rng.randint(2, 6)))
+
+
+def _listing(rng: Random) -> str:
+    tale = draw_situation("tale", rng)
+    sign = "+" if tale.gain else "-"
+    use = f"\n# left({tale.start}) is {tale.end}" if rng.random() < 0.5 else ""
+    function = f"def left({tale.thing}):\n    return {tale.thing} {sign} {tale.change}{use}"
+    return _joined(tale, function, rng, opening=rng.choice(("", "# "))) if rng.random() < 0.8 else function
+
+
+def _note(rng: Random) -> str:
+    account = draw_situation("account", rng)
+    return _joined(account, account.fill(rng.choice(NARRATED_ACCOUNTS)), rng)
+
+
+def _story(rng: Random) -> str:
+    tale = draw_situation("tale", rng)
+    middle = rng.sample(SECOND_SENTENCES, rng.randint(1, 2)) + rng.sample(THIRD_SENTENCES, rng.randint(1, 2))
+    sentences = [*middle, rng.choice(STORY_CLOSINGS)]
+    return _joined(tale, " ".join(map(tale.fill, sentences)), rng)
+
+
+def _talk(rng: Random) -> str:
+    tale = draw_situation("tale", rng)
+    return " ".join(tale.fill(sentence) for sentence in rng.sample(TALK, 2))
+
+
+KINDS = (_narrated_sum, _narrated_reversal, _table, _listing, _note, _story, _talk)
+SHARES = (5, 3, 1, 3, 4, 5, 1)
+
+
+def plain_texts(count: int, seed: int) -> Iterator[str]:
+    """`count` short documents of the world, of all kinds mixed, the same for the same arguments."""
+    rng = Random(f"plain text {seed}")
+    for _ in range(count):
+        yield rng.choices(KINDS, weights=SHARES)[0](rng)

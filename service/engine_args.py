@@ -1,0 +1,136 @@
+"""vLLM's arguments: what the manifest fixes, what the service sets, and what a user passed through."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import psutil
+
+from bundle.manifest import Manifest
+from bundle.read import Bundle
+from service.errors import UsageError
+
+_GIB = 1024**3
+_KV_CACHE_GIB = 4  # anchor:vllm, what its CPU backend took before it took a share of the memory
+_NOT_GIVEN: Any = object()
+
+_FIXED_BY_MANIFEST = (
+    *("model", "model_tag", "served_model_name", "tokenizer", "tokenizer_mode", "tokenizer_revision"),
+    *("revision", "code_revision", "hf_config_path", "hf_overrides", "skip_tokenizer_init", "load_format"),
+    *("dtype", "quantization", "generation_config", "override_generation_config"),
+    *("chat_template", "default_chat_template_kwargs"),
+    *("enable_lora", "lora_modules", "max_lora_rank", "max_loras", "max_cpu_loras", "lora_dtype"),
+    *("default_mm_loras",),
+)
+_OF_VLLMS_OWN_SERVER = (
+    *("host", "port", "uds", "root_path", "middleware", "api_key", "enable_request_id_headers"),
+    *("headless", "api_server_count", "grpc", "grpc_port", "disable_fastapi_docs", "enable_offline_docs"),
+    *("allowed_origins", "allowed_methods", "allowed_headers", "allow_credentials"),
+    *("ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "ssl_cert_reqs", "ssl_ciphers", "enable_ssl_refresh"),
+    *("uvicorn_log_level", "disable_uvicorn_access_log", "disable_access_log_for_endpoints", "tokens_only"),
+)
+
+
+def engine_args(bundle: Bundle, base: Path, flags: Sequence[str]) -> Namespace:
+    """Return the arguments vLLM is built with, parsed by vLLM's own parser.
+
+    Raises:
+        UsageError: a flag contradicts the manifest, belongs to vLLM's own server, or is impossible.
+        SystemExit: vLLM's parser does not know a flag, and said so.
+
+    """
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.entrypoints.launchers.launcher import validate_api_server_args
+    from vllm.platforms import current_platform
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = make_arg_parser(FlexibleArgumentParser(prog="gradientspace serve BUNDLE --"))
+    parser.set_defaults(use_tqdm_on_load=False)
+    if current_platform.is_cpu():
+        parser.set_defaults(enforce_eager=True, kv_cache_memory_bytes=_kv_cache_bytes())
+    reserved = (*_FIXED_BY_MANIFEST, *_OF_VLLMS_OWN_SERVER)
+    args = parser.parse_args(list(flags), Namespace(**dict.fromkeys(reserved, _NOT_GIVEN)))
+    _refuse_reserved(args)
+    for name in reserved:
+        setattr(args, name, parser.get_default(name))
+    vars(args).update(_from_manifest(bundle, base))
+    try:
+        validate_parsed_serve_args(args)
+        validate_api_server_args(args)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"Engine flags: {error.args[0]}") from error
+    return args
+
+
+def _refuse_reserved(args: Namespace) -> None:
+    given = [
+        name
+        for name, value in vars(args).items()
+        if value is not _NOT_GIVEN
+        and not (name == "model_tag" and value is None)  # a positional is always set
+    ]
+    for name in given:
+        flag = f"--{name.replace('_', '-')}"
+        if name == "model_tag":
+            raise UsageError(f"{args.model_tag!r} after -- is no flag. The model comes from the bundle")
+        if name in _FIXED_BY_MANIFEST:
+            raise UsageError(
+                f"Engine flag {flag} contradicts the bundle, whose manifest fixes it. Leave it out; "
+                "another base model is given with --base-model"
+            )
+        if name in _OF_VLLMS_OWN_SERVER:
+            raise UsageError(
+                f"Engine flag {flag} belongs to vLLM's own HTTP server, which does not run here. Leave it out; "
+                "this service has its own --host and --port"
+            )
+
+
+def _from_manifest(bundle: Bundle, base: Path) -> dict[str, Any]:
+    from vllm.entrypoints.openai.models.protocol import LoRAModulePath
+
+    manifest = bundle.manifest
+    adapters = len(manifest.adapters)  # K experts and the fallback
+    return {
+        "model": str(base),
+        "served_model_name": [manifest.base.name],
+        "dtype": manifest.base.dtype,
+        "generation_config": "vllm",
+        "chat_template": str(bundle.chat_template),
+        "enable_lora": True,
+        "max_lora_rank": engine_rank(manifest),
+        "max_loras": adapters,
+        "max_cpu_loras": 2 * adapters,  # room for another version of each, for a reload
+        "lora_modules": [
+            LoRAModulePath(
+                record.engine_name, str(bundle.folder.resolve() / record.folder), manifest.base.name
+            )
+            for record in manifest.adapters
+        ],
+    }
+
+
+def engine_rank(manifest: Manifest) -> int:
+    """Return the smallest rank that vLLM can be set to and that holds the bundle's.
+
+    Raises:
+        UsageError: the bundle's is larger than any.
+
+    """
+    from vllm.config.lora import MaxLoRARanks
+
+    allowed = sorted(get_args(MaxLoRARanks))
+    fitting = [rank for rank in allowed if rank >= manifest.lora.rank]
+    if not fitting:
+        raise UsageError(
+            f"The bundle's LoRA rank {manifest.lora.rank} is above vLLM's largest, {allowed[-1]}. "
+            "Train with a smaller rank"
+        )
+    return fitting[0]
+
+
+def _kv_cache_bytes() -> int:
+    """Return the KV cache's size on a CPU, where vLLM alone would take most of the memory there is."""
+    return max(_GIB, min(_KV_CACHE_GIB * _GIB, psutil.virtual_memory().available // 4))

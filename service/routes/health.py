@@ -1,0 +1,32 @@
+"""Health for orchestrators, and metrics for Prometheus."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from service.errors import ServiceUnavailableError
+
+router = APIRouter()
+
+
+@router.get("/health/live")
+async def live() -> dict[str, str]:
+    """Return 200 as long as the process answers at all."""
+    return {"status": "live"}
+
+
+@router.get("/health/ready")
+@router.get("/health")
+async def ready(request: Request) -> dict[str, str]:
+    """Return 200 if requests can be answered, else 503 with the reason."""
+    problem = request.app.state.service.lifecycle.not_ready_because
+    if problem is not None:
+        raise ServiceUnavailableError(problem)
+    return {"status": "ready"}
+
+
+@router.get("/metrics")
+async def metrics() -> Response:
+    """Return every family of the process: vLLM's and ours."""
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,50 @@
+"""`POST /v1/route`: who would answer, without anyone answering."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict
+
+from service.errors import BadRequestError
+
+router = APIRouter()
+
+
+class RouteRequest(BaseModel):
+    """Texts as `/v1/completions` would get them, or one conversation as `/v1/chat/completions` would."""
+
+    model_config = ConfigDict(extra="forbid")
+    input: str | list[str] | None = None
+    messages: list[dict[str, Any]] | None = None
+
+
+@router.post("/v1/route")
+async def route(asked: RouteRequest, request: Request) -> dict[str, Any]:
+    """Return one decision per text. `router_ms` is what the router took for all of them together."""
+    service = request.app.state.service
+    if (asked.input is None) == (asked.messages is None):
+        raise BadRequestError("Give either `input` (a text or a list of texts) or `messages`", "input")
+    if asked.messages is not None:
+        texts = [service.texts.of_messages(asked.messages, "messages")]
+    else:
+        texts = service.texts.of_prompts([asked.input] if isinstance(asked.input, str) else asked.input)
+    decided = await service.decider.routed(texts)
+    labels = service.bundle.manifest.label_order
+    return {
+        "object": "list",
+        "bundle": service.bundle.digest,
+        "data": [
+            {
+                "index": index,
+                "expert": decision.target.name,
+                "model": decision.target.engine_name,
+                "reason": decision.reason,
+                "confidence": decision.confidence,
+                "probabilities": dict(zip(labels, decision.probabilities, strict=False)),
+                "router_ms": round(1000 * decided.router_seconds, 3),
+            }
+            for index, decision in enumerate(decided.decisions)
+        ],
+    }

@@ -1,0 +1,177 @@
+"""Damage of every kind is refused, by name of file and field."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from small_bundle import edit_manifest, reseal
+
+from bundle.errors import BundleError
+from bundle.read import read_bundle
+
+ADAPTER = "experts/expert-1/adapter_model.safetensors"
+HEAD = "router/head.safetensors"
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(BundleError) as caught:
+        read_bundle(folder)
+    return str(caught.value)
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+def test_the_undamaged_bundle_opens_from_its_folder_and_from_the_run(bundle_folder: Path) -> None:
+    bundle = read_bundle(bundle_folder)
+    assert bundle.manifest.label_order == ("expert-0", "expert-1", "expert-2")
+    assert read_bundle(bundle_folder.parent).digest == bundle.digest
+
+
+@pytest.mark.parametrize(
+    "file", [ADAPTER, HEAD, "chat_template.jinja", "experts/expert-2/adapter_config.json"]
+)
+def test_a_missing_file(bundle_folder: Path, file: str) -> None:
+    (bundle_folder / file).unlink()
+    message = refusal(bundle_folder)
+    assert message.startswith(f"{file}, field 'files.{file}'")
+    assert "missing" in message
+
+
+def test_a_missing_manifest(bundle_folder: Path) -> None:
+    (bundle_folder / "bundle.json").unlink()
+    assert str(bundle_folder) in refusal(bundle_folder)
+    assert "bundle.json" in refusal(bundle_folder)
+
+
+@pytest.mark.parametrize("file", [ADAPTER, HEAD, "fallback/adapter_model.safetensors", "router/model.onnx"])
+def test_a_changed_byte(bundle_folder: Path, file: str) -> None:
+    flip_a_byte(bundle_folder / file)
+    message = refusal(bundle_folder)
+    assert message.startswith(f"{file}, field 'files.{file}'")
+    assert "bytes changed" in message
+
+
+def test_a_changed_value_in_the_manifest(bundle_folder: Path) -> None:
+    edit_manifest(bundle_folder, lambda content: content["calibration"].update(temperature=2.5))
+    assert refusal(bundle_folder).startswith("bundle.json, field 'seal'")
+
+
+def test_a_manifest_that_is_no_json(bundle_folder: Path) -> None:
+    path = bundle_folder / "bundle.json"
+    path.write_text(path.read_text()[:-20])
+    assert refusal(bundle_folder).startswith("bundle.json: it can't be read as JSON")
+
+
+def swap_experts(folder: Path) -> None:
+    experts = folder / "experts"
+    (experts / "expert-0").rename(experts / "aside")
+    (experts / "expert-1").rename(experts / "expert-0")
+    (experts / "aside").rename(experts / "expert-1")
+
+
+def test_swapped_expert_folders(bundle_folder: Path) -> None:
+    swap_experts(bundle_folder)
+    message = refusal(bundle_folder)
+    assert message.startswith("experts/expert-0/adapter_model.safetensors, field 'files.experts/expert-0/")
+    assert "bytes changed" in message
+
+
+def test_swapped_expert_folders_with_a_new_seal(bundle_folder: Path) -> None:
+    swap_experts(bundle_folder)
+    reseal(bundle_folder)
+    message = refusal(bundle_folder)
+    assert message.startswith("experts/expert-0, field 'digest'")
+    assert "swapped" in message
+
+
+def test_a_shuffled_label_order(bundle_folder: Path) -> None:
+    edit_manifest(bundle_folder, lambda content: content["label_order"].reverse())
+    message = refusal(bundle_folder)
+    assert message.startswith("bundle.json, field 'label_order'")
+    assert "expert-2" in message
+
+
+def test_shuffled_labels_and_experts_with_a_new_seal(bundle_folder: Path) -> None:
+    def shuffle(content: dict[str, Any]) -> None:
+        content["label_order"].reverse()
+        content["experts"].reverse()
+
+    reseal(bundle_folder, shuffle)
+    message = refusal(bundle_folder)
+    assert message.startswith("router/head.safetensors, field 'labels'")
+    assert "['expert-0', 'expert-1', 'expert-2']" in message
+    assert "['expert-2', 'expert-1', 'expert-0']" in message
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_an_unknown_format_version(bundle_folder: Path, version: object) -> None:
+    edit_manifest(bundle_folder, lambda content: content.update(format_version=version))
+    message = refusal(bundle_folder)
+    assert message.startswith("bundle.json, field 'format_version'")
+    assert repr(version) in message
+
+
+@pytest.mark.parametrize(
+    ("place", "field"),
+    [((), "surprise"), (("experts", 1), "experts.1.surprise"), (("base",), "base.surprise")],
+)
+def test_an_unknown_key(bundle_folder: Path, place: tuple[Any, ...], field: str) -> None:
+    def add(content: Any) -> None:
+        for key in place:
+            content = content[key]
+        content["surprise"] = 1
+
+    edit_manifest(bundle_folder, add)
+    assert refusal(bundle_folder).startswith(f"bundle.json, field {field!r}")
+
+
+def test_a_missing_key(bundle_folder: Path) -> None:
+    edit_manifest(bundle_folder, lambda content: content["calibration"].pop("temperature"))
+    assert refusal(bundle_folder).startswith("bundle.json, field 'calibration.temperature'")
+
+
+def test_an_extra_file(bundle_folder: Path) -> None:
+    (bundle_folder / "experts" / "expert-0" / "notes.txt").write_text("mine")
+    message = refusal(bundle_folder)
+    assert message.startswith("experts/expert-0/notes.txt, field 'files'")
+
+
+def test_a_head_with_another_k(bundle_folder: Path) -> None:
+    path = bundle_folder / HEAD
+    with safe_open(path, framework="np") as head:
+        tensors = {name: head.get_tensor(name)[:2] for name in ("W", "b")}
+        labels = head.metadata()["labels"]
+    save_file(tensors, path, metadata={"labels": labels})
+    reseal(bundle_folder)
+    message = refusal(bundle_folder)
+    assert message.startswith("router/head.safetensors, field 'labels'")
+    assert "2 outputs" in message
+
+
+def test_a_head_of_other_labels(bundle_folder: Path) -> None:
+    path = bundle_folder / HEAD
+    with safe_open(path, framework="np") as head:
+        tensors = {name: head.get_tensor(name) for name in ("W", "b")}
+    save_file(tensors, path, metadata={"labels": json.dumps(["expert-0", "expert-2", "expert-1"])})
+    reseal(bundle_folder)
+    assert refusal(bundle_folder).startswith("router/head.safetensors, field 'labels'")
+
+
+def test_a_head_that_is_no_safetensors_file(bundle_folder: Path) -> None:
+    (bundle_folder / HEAD).write_bytes(b"\x80\x04pickle")
+    reseal(bundle_folder)
+    assert refusal(bundle_folder).startswith("router/head.safetensors, field 'W'")
+
+
+def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
+    assert "there is no bundle.json in it" in refusal(tmp_path)
+    assert "does not exist" in refusal(tmp_path / "nowhere")

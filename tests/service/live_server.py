@@ -1,0 +1,93 @@
+"""A real server in a process of its own, as a user starts it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+
+COMMAND = [sys.executable, "-m", "cli.main", "serve"]
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 240
+STOP_SECONDS = 60
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class LiveServer:
+    def __init__(self, bundle: Path, folder: Path, *options: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.out, self.err = folder / "server.out", folder / "server.err"
+        with self.out.open("w") as out, self.err.open("w") as err:
+            self.process = subprocess.Popen(
+                [*COMMAND, str(bundle), "--port", str(self.port), *options],
+                cwd=ROOT,
+                env=environment(),
+                stdout=out,
+                stderr=err,
+                start_new_session=True,  # its process group is what a terminal would send Ctrl-C to
+            )
+
+    def wait_until_said(self, text: str) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while text not in self.err.read_text() + self.out.read_text():
+            if self.process.poll() is not None:
+                raise AssertionError(
+                    f"the server ended with {self.process.returncode}:\n{self.err.read_text()}"
+                )
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{text!r} was not said in {START_SECONDS} s:\n{self.err.read_text()}")
+            time.sleep(0.2)
+
+    def wait_until_ready(self) -> None:
+        self.wait_until_said("ready after")
+        assert httpx.get(f"{self.url}/health/ready").json() == {"status": "ready"}
+
+    def family(self) -> list[psutil.Process]:
+        parent = psutil.Process(self.process.pid)
+        return [parent, *parent.children(recursive=True)]
+
+    def exit_code(self) -> int:
+        return self.process.wait(STOP_SECONDS)
+
+
+def still_running(family: list[psutil.Process]) -> list[str]:
+    """What of a server is left, given a moment to end: the semaphore tracker outlives its parent a little."""
+    _, alive = psutil.wait_procs(family, timeout=5)
+    return [str(process) for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+@contextmanager
+def started(bundle: Path, folder: Path, *options: str) -> Iterator[LiveServer]:
+    """A server that is gone afterwards, whatever the test did to it."""
+    server = LiveServer(bundle, folder, *options)
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            family = server.family()
+            server.process.send_signal(signal.SIGTERM)
+            try:
+                server.exit_code()
+            finally:
+                for process in family:
+                    if process.is_running():
+                        process.kill()

@@ -1,0 +1,331 @@
+"""The way into the engine, without an engine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fake_vllm import FakeVllm
+from prometheus_client import CollectorRegistry
+from starlette.types import Message
+
+from bundle.manifest import Manifest
+from router.text import PromptReader
+from router.threaded import Classified
+from service import headers
+from service.decision import Decider
+from service.dispatch import Dispatch
+from service.metrics import Metrics
+from service.names import ModelNames
+from service.request_text import RequestTexts
+
+EXPERTS = ("expert-0", "expert-1", "expert-2")
+
+
+def small_manifest(threshold: float | None = None) -> Manifest:
+    expert = {"folder": "x", "rows": 1, "share": 0.3}
+    return Manifest.model_validate(
+        {
+            "created": "2026-01-01T00:00:00+00:00",
+            "base": {"id": "tiny", "name": "tiny", "dtype": "float32", "weights_sha256": "0" * 64},
+            "lora": {"rank": 8, "alpha": 16, "target_modules": ["q_proj"]},
+            "label_order": EXPERTS,
+            "experts": [expert | {"name": name, "digest": f"{k}" * 64} for k, name in enumerate(EXPERTS)],
+            "fallback": {"kind": "warmup", "digest": "f" * 64},
+            "router": {"kind": "semantic", "encoder": "e", "encoder_sha256": "0" * 64, "hidden": 4},
+            "routed_text": {"max_tokens": 64},
+            "calibration": {"temperature": 1, "held_out_rows": 0, "agreement": 1, "threshold": threshold},
+            "recipe": {},
+            "versions": {},
+            "files": {},
+        }
+    )
+
+
+class WordRouter:
+    """Texts that begin with a digit go to the expert of that number, with probability 0.8."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.seen: list[str] = []
+
+    async def classify(self, texts: Sequence[str]) -> Classified:
+        if self.error is not None:
+            raise self.error
+        self.seen += texts
+        rows = np.full((len(texts), 3), 0.1, dtype=np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            row[int(text[0])] = 0.8
+        return Classified(rows, 0.004)
+
+
+class Letters:
+    """A tokenizer whose ids are code points."""
+
+    def decode(self, token_ids: Any) -> str:
+        return "".join(chr(token) for token in token_ids)
+
+
+class Setup:
+    def __init__(self, router: Any = None, threshold: float | None = None) -> None:
+        manifest = small_manifest(threshold)
+        self.inner = FakeVllm()
+        self.router = router or WordRouter()
+        self.registry = CollectorRegistry()
+        template = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}[end]{% endfor %}"
+        texts = RequestTexts("last_user", PromptReader(template, "", ""), Letters())
+        decider = Decider(ModelNames(manifest), self.router, threshold)
+        self.names = decider.names
+        self.dispatch = Dispatch(self.inner, decider, texts, Metrics(self.registry))
+
+    async def post(self, path: str, body: Any, **more: Any) -> httpx.Response:
+        transport = httpx.ASGITransport(self.dispatch)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.post(path, json=body, **more)
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(f"gradientspace_{name}", labels) or 0
+
+
+async def test_the_body_is_changed_in_nothing_but_the_model() -> None:
+    setup = Setup()
+    body = {"model": "auto", "prompt": "1 ä\ud800\U0001f600", "x": [1, 2.5, None, {"y": 10**30}], "n": 2}
+    sent = json.dumps(body).encode()  # a lone surrogate is legal JSON, escaped
+    await setup.post("/v1/completions", None, content=sent)
+    assert setup.inner.bodies == [body | {"model": setup.names.experts[1].engine_name}]
+    sent_headers = dict(setup.inner.scopes[0]["headers"])
+    played = json.dumps(setup.inner.bodies[0]).encode()
+    assert int(sent_headers[b"content-length"]) == len(played)
+
+
+async def test_a_body_in_pieces_is_put_together() -> None:
+    setup = Setup()
+    raw = json.dumps({"prompt": "2 hello"}).encode()
+    pieces = [
+        {"type": "http.request", "body": raw[:5], "more_body": True},
+        {"type": "http.request", "body": raw[5:], "more_body": False},
+    ]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return pieces.pop(0) if pieces else {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
+    await setup.dispatch(scope, receive, send)
+    assert setup.inner.bodies[0]["model"] == setup.names.experts[2].engine_name
+    assert sent[0]["status"] == 200
+
+
+async def test_a_client_that_leaves_before_its_body_is_complete_reaches_nobody() -> None:
+    setup = Setup()
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        raise AssertionError("nobody is there to send to")
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
+    await setup.dispatch(scope, receive, send)
+    assert setup.inner.bodies == []
+
+
+async def test_a_client_that_leaves_is_seen_by_the_engine() -> None:
+    setup = Setup()
+    setup.inner.hang_for = "expert-1"
+    messages: list[Message] = [
+        {"type": "http.request", "body": b'{"prompt": "1 hello"}', "more_body": False},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def send(message: Message) -> None: ...
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
+    await asyncio.wait_for(setup.dispatch(scope, receive, send), 5)
+    assert setup.inner.disconnects == 1
+    labels = {"expert": "expert-1", "endpoint": "/v1/completions", "reason": "routed", "code": "499"}
+    assert setup.count("requests_total", **labels) == 1
+    assert setup.count("in_flight") == 0
+
+
+async def test_a_client_that_leaves_stops_every_part_of_a_split_request() -> None:
+    setup = Setup()
+    setup.inner.hang_for = "expert"
+    messages: list[Message] = [
+        {"type": "http.request", "body": b'{"prompt": ["1 a", "2 b", "0 c"]}', "more_body": False},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def send(message: Message) -> None:
+        raise AssertionError("nobody is there to send to")
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
+    await asyncio.wait_for(setup.dispatch(scope, receive, send), 5)
+    assert setup.inner.disconnects == 3
+
+
+@pytest.mark.parametrize("broken", [RuntimeError("boom"), "shape", "nan"])
+async def test_a_router_that_fails_never_fails_a_request(broken: object) -> None:
+    class Broken:
+        async def classify(self, texts: Sequence[str]) -> Classified:
+            if isinstance(broken, Exception):
+                raise broken
+            shape = (len(texts), 3 if broken == "nan" else 2)
+            return Classified(np.full(shape, np.nan if broken == "nan" else 0.5, dtype=np.float32), 0.001)
+
+    setup = Setup(Broken())
+    answer = await setup.post("/v1/completions", {"prompt": "1 hello"})
+    assert answer.status_code == 200
+    assert answer.json()["model"] == setup.names.fallback.engine_name
+    assert answer.headers[headers.EXPERT] == "fallback"
+    assert answer.headers[headers.REASON] == "router_error"
+    assert answer.headers[headers.CONFIDENCE] == "0.0000"
+    assert setup.count("fallbacks_total", reason="router_error") == 1
+    assert setup.count("router_seconds_count") == 0
+
+
+async def test_below_the_threshold_the_fallback_answers() -> None:
+    for threshold, expert, reason in [(None, "expert-1", "routed"), (0.9, "fallback", "low_confidence")]:
+        setup = Setup(threshold=threshold)
+        answer = await setup.post("/v1/completions", {"prompt": "1 hello"})
+        assert answer.headers[headers.EXPERT] == expert
+        assert answer.headers[headers.REASON] == reason
+        assert answer.headers[headers.CONFIDENCE] == "0.8000"
+        assert setup.count("fallbacks_total", reason="low_confidence") == (reason != "routed")
+
+
+async def test_a_named_expert_needs_no_router() -> None:
+    setup = Setup(WordRouter(RuntimeError("must not be asked")))
+    for name in ("expert-2", setup.names.experts[2].engine_name):
+        answer = await setup.post("/v1/completions", {"model": name, "prompt": "0 hello"})
+        assert answer.json()["model"] == setup.names.experts[2].engine_name
+        assert answer.headers[headers.REASON] == "named"
+    base = await setup.post("/v1/completions", {"model": "tiny", "prompt": "0 hello"})
+    assert (base.json()["model"], base.headers[headers.EXPERT]) == ("tiny", "tiny")
+
+
+@pytest.mark.parametrize("model", ["", "fallback", "expert-3", "/etc/passwd", "expert-0@", "AUTO"])
+async def test_no_other_name_reaches_the_engine(model: str) -> None:
+    setup = Setup()
+    answer = await setup.post("/v1/completions", {"model": model, "prompt": "0 hello"})
+    assert answer.status_code == 404
+    assert answer.json()["error"]["param"] == "model"
+    assert setup.inner.bodies == []
+    labels = {"expert": "none", "endpoint": "/v1/completions", "reason": "none", "code": "404"}
+    assert setup.count("requests_total", **labels) == 1
+
+
+async def test_prompts_for_one_expert_stay_one_request() -> None:
+    setup = Setup()
+    answer = await setup.post("/v1/completions", {"prompt": ["1 a", "1 b"]})
+    assert len(setup.inner.bodies) == 1
+    assert setup.inner.bodies[0]["prompt"] == ["1 a", "1 b"]
+    assert answer.headers[headers.EXPERT] == "expert-1,expert-1"
+
+
+async def test_prompts_for_several_experts_are_split_and_put_together() -> None:
+    setup = Setup()
+    prompts = ["1 a", "0 b", "1 c", [ord(letter) for letter in "2 d"]]
+    answer = await setup.post(
+        "/v1/completions", {"prompt": prompts, "n": 2}, headers={"x-request-id": "mine"}
+    )
+    names = [setup.names.experts[k].engine_name for k in (1, 0, 1, 2)]
+    choices = answer.json()["choices"]
+    assert [choice["index"] for choice in choices] == list(range(8))
+    assert [choice["text"] for choice in choices] == [
+        f"{name}|{prompt}|{copy}" for name, prompt in zip(names, prompts, strict=True) for copy in range(2)
+    ]
+    assert answer.json()["usage"] == {
+        "prompt_tokens": 40,
+        "completion_tokens": 8,
+        "prompt_tokens_details": {"cached_tokens": 4},
+        "completion_tokens_details": None,
+    }
+    assert answer.json()["model"] == "auto"
+    assert answer.json()["id"] == "cmpl-mine"
+    assert sorted(len(body["prompt"]) for body in setup.inner.bodies) == [1, 1, 2]
+    assert answer.headers[headers.EXPERT] == "expert-1,expert-0,expert-1,expert-2"
+    assert answer.headers[headers.CONFIDENCE] == "0.8000,0.8000,0.8000,0.8000"
+    for expert in EXPERTS:
+        labels = {"expert": expert, "endpoint": "/v1/completions", "reason": "routed", "code": "200"}
+        assert setup.count("requests_total", **labels) == 1
+
+
+async def test_streams_of_several_experts_are_interleaved() -> None:
+    setup = Setup()
+    answer = await setup.post("/v1/completions", {"prompt": ["1 a", "0 b", "1 c"], "stream": True})
+    *events, last = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line]
+    assert last == "[DONE]"
+    *chunks, closing = [json.loads(event) for event in events]
+    spoken: dict[int, list[str]] = {}
+    speaker: dict[int, str] = {}
+    for chunk in chunks:
+        for choice in chunk["choices"]:
+            spoken.setdefault(choice["index"], []).append(choice["text"])
+            speaker[choice["index"]] = chunk["model"]
+    assert spoken == {place: ["one", "two", "three"] for place in range(3)}
+    assert [speaker[place].partition("@")[0] for place in range(3)] == ["expert-1", "expert-0", "expert-1"]
+    assert closing["choices"] == []
+    assert closing["usage"] == {"total_tokens": 9}
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers[headers.EXPERT] == "expert-1,expert-0,expert-1"
+    assert (
+        setup.count("time_to_first_token_seconds_count", expert="expert-1", endpoint="/v1/completions") == 1
+    )
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_part_that_fails_fails_the_whole_and_stops_the_others(stream: bool) -> None:
+    setup = Setup()
+    setup.inner.fail_for, setup.inner.hang_for = "expert-2", "expert-0"
+    asked = {"prompt": ["1 a", "2 b", "0 c"], "stream": stream}
+    answer = await asyncio.wait_for(setup.post("/v1/completions", asked), 5)
+    assert setup.inner.disconnects == 1
+    assert answer.status_code == 400
+    assert answer.json()["error"] == {
+        "message": "too long",
+        "type": "BadRequestError",
+        "param": "prompt",
+        "code": 400,
+    }
+    assert answer.headers[headers.EXPERT] == "expert-1,expert-2,expert-0"
+
+
+async def test_an_engine_that_crashes_gives_an_error_that_tells_nothing() -> None:
+    setup = Setup()
+    setup.inner.crash_with = RuntimeError("secret detail of /root/secret")
+    for prompt in ("1 a", ["1 a", "2 b"]):
+        answer = await setup.post("/v1/completions", {"prompt": prompt})
+        assert answer.status_code == 500
+        assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+        assert "secret" not in answer.text
+        assert answer.headers[headers.REASON].startswith("routed")
+    labels = {"expert": "expert-2", "endpoint": "/v1/completions", "reason": "routed", "code": "500"}
+    assert setup.count("requests_total", **labels) == 1
+
+
+async def test_a_websocket_is_closed() -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    await Setup().dispatch({"type": "websocket", "path": "/v1/realtime"}, receive, send)
+    assert [message["type"] for message in sent] == ["websocket.close"]

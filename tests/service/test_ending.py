@@ -1,0 +1,66 @@
+"""Ends that take a server of their own; the SIGTERM of every day is in the `server` fixture."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from live_server import started, still_running
+
+from bundle.manifest import Manifest
+
+pytestmark = pytest.mark.slow
+
+
+def test_ctrl_c_lets_a_stream_finish_and_leaves_nothing_behind(
+    demo_bundle: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    with started(demo_bundle, tmp_path) as server:
+        server.wait_until_ready()
+        family = server.family()
+        body = {
+            "model": manifest.base.name,
+            "prompt": "Once upon a time",
+            "max_tokens": 300,
+            "ignore_eos": True,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        events = []
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=120) as answer:
+            for line in answer.iter_lines():
+                if line.startswith("data: {"):
+                    events.append(json.loads(line.removeprefix("data: ")))
+                if len(events) == 5:
+                    os.killpg(server.process.pid, signal.SIGINT)  # what a terminal does: the whole group
+        assert events[-1]["usage"]["completion_tokens"] == 300
+        assert server.exit_code() == 0
+        assert still_running(family) == []
+
+
+def test_sigterm_while_the_engine_starts(demo_bundle: Path, tmp_path: Path) -> None:
+    with started(demo_bundle, tmp_path) as server:
+        server.wait_until_said("engine starting, usually 25-60 s: 10 s")
+        family = server.family()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.exit_code() == 0
+        assert still_running(family) == []
+        assert "stopped before it was ready" in server.err.read_text()
+        assert "Traceback" not in server.err.read_text()
+
+
+def test_the_engines_death_ends_the_service_with_a_failure(demo_bundle: Path, tmp_path: Path) -> None:
+    with started(demo_bundle, tmp_path) as server:
+        server.wait_until_ready()
+        family = server.family()
+        for process in family[1:]:
+            if "EngineCore" in process.name() or "EngineCore" in " ".join(process.cmdline()):
+                psutil.Process(process.pid).kill()
+        assert server.exit_code() == 1
+        assert still_running(family) == []
+        assert "The engine died" in server.err.read_text()

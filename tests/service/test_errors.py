@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from service import headers
+from service.errors import BadRequestError, NotFoundError, ServiceUnavailableError, error_response, reshaped
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind"),
+    [
+        (BadRequestError("no", "n"), 400, "BadRequestError"),
+        (NotFoundError("no"), 404, "NotFoundError"),
+        (ServiceUnavailableError("no"), 503, "ServiceUnavailableError"),
+        (KeyError("a secret"), 500, "InternalServerError"),
+    ],
+)
+def test_the_table(error: Exception, status: int, kind: str) -> None:
+    response = error_response(error)
+    body = json.loads(response.body)["error"]
+    assert response.status_code == status
+    assert (body["type"], body["code"], body["param"]) == (kind, status, getattr(error, "param", None))
+    assert "secret" not in body["message"]
+
+
+def test_an_anthropic_error_gets_the_missing_keys_and_keeps_its_own() -> None:
+    given = {"type": "error", "error": {"type": "NotFoundError", "message": "gone"}}
+    assert json.loads(reshaped(404, json.dumps(given).encode())) == {
+        "type": "error",
+        "error": {"message": "gone", "type": "NotFoundError", "param": None, "code": 404},
+    }
+
+
+@pytest.mark.parametrize("body", [b"Internal Server Error", b"", b"null", b'{"detail": 3}'])
+def test_what_is_no_error_body_becomes_one(body: bytes) -> None:
+    error = json.loads(reshaped(500, body))["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["code"] == 500
+    assert error["message"]
+
+
+def test_unauthorized_as_vllm_writes_it() -> None:
+    error = json.loads(reshaped(401, b'{"error": "Unauthorized"}'))["error"]
+    assert (error["message"], error["code"]) == ("Unauthorized", 401)
+
+
+def test_the_header_names_are_the_contract() -> None:
+    assert headers.ON_EVERY_ANSWER == ("x-request-id", "x-gradientspace-bundle")
+    assert headers.ON_EVERY_DECISION == (
+        "x-gradientspace-expert",
+        "x-gradientspace-confidence",
+        "x-gradientspace-reason",
+        "x-gradientspace-router-ms",
+    )
