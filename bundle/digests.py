@@ -6,9 +6,9 @@ import hashlib
 from pathlib import Path
 
 from bundle.errors import BundleError
+from bundle.manifest import ADAPTER_FILES
 
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = ADAPTER_FILES
 
 
 def file_sha256(path: Path) -> str:
@@ -19,7 +19,7 @@ def file_sha256(path: Path) -> str:
 
 def adapter_digest(folder: Path) -> str:
     """Digest of a PEFT adapter: its config and its weights, nothing else that may lie beside them."""
-    both = "".join(file_sha256(folder / name) for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS))
+    both = "".join(file_sha256(folder / name) for name in ADAPTER_FILES)
     return hashlib.sha256(both.encode()).hexdigest()
 
 

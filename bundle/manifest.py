@@ -13,6 +13,7 @@ MANIFEST_FILE = "bundle.json"
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 ROUTER_FOLDER = "router"
 FALLBACK_FOLDER = "fallback"
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 RoutedTextRule = Literal["last_user"]
 
@@ -92,7 +93,9 @@ class Calibration(_Record):
     temperature: float = Field(gt=0)
     held_out_rows: int = Field(ge=0)
     agreement: float = Field(ge=0, le=1, description="share of held-out rows routed to their Stage II label")
-    threshold: float | None = Field(default=None, description="below it the fallback answers; None: never")
+    threshold: float | None = Field(
+        default=None, ge=0, le=1, description="below it the fallback answers; None: never"
+    )
 
 
 class Manifest(_Record):
@@ -125,6 +128,13 @@ class Manifest(_Record):
                 f"label_order: router label k must be expert k, but label_order is {list(self.label_order)} "
                 f"and the experts stand as {list(names)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _every_adapter_has_its_own_folder(self) -> Manifest:
+        folders = [adapter.folder for adapter in self.adapters]
+        if len(set(folders)) != len(folders):
+            raise ValueError(f"experts: two adapters share one folder in {folders}")
         return self
 
     @property

@@ -9,9 +9,10 @@ from pathlib import Path
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
-from bundle.digests import adapter_digest, file_sha256
+from bundle.digests import ADAPTER_WEIGHTS, adapter_digest, file_sha256
 from bundle.errors import BundleError
 from bundle.manifest import (
+    ADAPTER_FILES,
     CHAT_TEMPLATE_FILE,
     FORMAT_VERSION,
     MANIFEST_FILE,
@@ -73,6 +74,10 @@ def read_bundle(path: Path | str) -> Bundle:
 
 
 def _bundle_folder(path: Path) -> Path:
+    if path.is_file():
+        raise BundleError(
+            str(path), "", "it is a file, a bundle is a folder", "Point to the folder it lies in"
+        )
     for folder in (path, path / "bundle"):
         if (folder / MANIFEST_FILE).is_file():
             return folder
@@ -110,13 +115,32 @@ def _read_manifest(folder: Path) -> Manifest:
 
 
 def _verify_files(folder: Path, manifest: Manifest) -> None:
-    present = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {
-        MANIFEST_FILE
-    }
+    present = set()
+    for path in folder.rglob("*"):
+        name = str(path.relative_to(folder))
+        if path.is_symlink():
+            # What a link points to is outside the bundle, and not what was verified a moment later.
+            raise BundleError(name, "files", "a bundle holds no links", "Replace it by the file itself")
+        if path.is_file():
+            present.add(name)
+    present.discard(MANIFEST_FILE)
+    for name in _needed(manifest):
+        if name not in manifest.files:
+            raise BundleError(
+                MANIFEST_FILE,
+                f"files.{name}",
+                "the manifest does not list this file, and nothing works without it",
+                _TRAIN_AGAIN,
+            )
     for name, expected in manifest.files.items():
         if name not in present:
             raise BundleError(name, f"files.{name}", "the file is missing", _TRAIN_AGAIN)
-        found = file_sha256(folder / name)
+        try:
+            found = file_sha256(folder / name)
+        except OSError as error:
+            raise BundleError(
+                name, f"files.{name}", f"it can't be read ({error.strerror})", "Let this user read it"
+            ) from error
         if found != expected:
             raise BundleError(
                 name,
@@ -128,6 +152,11 @@ def _verify_files(folder: Path, manifest: Manifest) -> None:
         raise BundleError(name, "files", "the manifest does not know this file", "Remove it from the bundle")
 
 
+def _needed(manifest: Manifest) -> list[str]:
+    adapters = [f"{record.folder}/{name}" for record in manifest.adapters for name in ADAPTER_FILES]
+    return [CHAT_TEMPLATE_FILE, ROUTER_HEAD, *adapters]
+
+
 def _verify_adapters(folder: Path, manifest: Manifest) -> None:
     for record in manifest.adapters:
         if adapter_digest(folder / record.folder) != record.digest:
@@ -137,15 +166,37 @@ def _verify_adapters(folder: Path, manifest: Manifest) -> None:
                 "this folder holds another adapter than the manifest says (were experts swapped?)",
                 _TRAIN_AGAIN,
             )
+        _verify_rank(folder, f"{record.folder}/{ADAPTER_WEIGHTS}", manifest.lora.rank)
+
+
+def _verify_rank(folder: Path, file: str, rank: int) -> None:
+    try:
+        with safe_open(folder / file, framework="np") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
+                shape = tensors.get_slice(name).get_shape()  # A: [r, in], B: [out, r]
+                found = shape[0] if ".lora_A." in name else shape[1]
+                if found != rank:
+                    raise BundleError(
+                        file, name, f"its rank is {found}, the manifest's lora.rank is {rank}", _TRAIN_AGAIN
+                    )
+    except (OSError, SafetensorError) as error:
+        raise BundleError(file, "", f"it can't be read ({error})", _TRAIN_AGAIN) from error
 
 
 def _verify_router_labels(folder: Path, manifest: Manifest) -> None:
     try:
         with safe_open(folder / ROUTER_HEAD, framework="np") as head:
             labels = json.loads((head.metadata() or {}).get("labels", "[]"))
-            rows = head.get_slice("W").get_shape()[0]
+            rows, hidden = head.get_slice("W").get_shape()
     except (OSError, SafetensorError, ValueError) as error:
         raise BundleError(ROUTER_HEAD, "W", f"it can't be read ({error})", _TRAIN_AGAIN) from error
+    if hidden != manifest.router.hidden:
+        raise BundleError(
+            ROUTER_HEAD,
+            "W",
+            f"it reads {hidden} features, the manifest's router.hidden is {manifest.router.hidden}",
+            _TRAIN_AGAIN,
+        )
     if tuple(labels) != manifest.label_order or rows != len(manifest.experts):
         raise BundleError(
             ROUTER_HEAD,

@@ -47,6 +47,9 @@ class BundleWriter:
             BundleError: what was written would not be readable.
 
         """
+        # safetensors writes for its owner alone; a bundle is read by other users too, in a container say.
+        for path in self.folder.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)
         files = {
             str(path.relative_to(self.folder)): file_sha256(path)
             for path in sorted(self.folder.rglob("*"))

@@ -1,4 +1,4 @@
-"""Plain text of the demo's world, to pretrain its base model on: sums, listings, notes, stories, talk.
+"""Plain text of the demo's world, to pretrain its base model on: sums, code, notes, stories, lists, talk.
 
 The base learns here what numbers, sums, code and tales are. It never sees a request with its reply, nor the
 markup of a chat: which thing to do, and how to answer, is left to instruction tuning.
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from random import Random
 
 from demo.skills.story import SECOND_SENTENCES, THIRD_SENTENCES
-from demo.world import Situation, draw_situation
+from demo.world import MAX_START, PEOPLE, THINGS, Situation, draw_situation
 
 NARRATED_ENDS = (
     "Now {actor} has {end} {thing}.",
@@ -128,8 +128,17 @@ def _talk(rng: Random) -> str:
     return " ".join(tale.fill(sentence) for sentence in rng.sample(TALK, 2))
 
 
-KINDS = (_narrated_sum, _narrated_reversal, _table, _listing, _note, _story, _talk)
-SHARES = (5, 3, 1, 3, 4, 5, 1)
+def _roll_call(rng: Random) -> str:
+    """A list read out twice: the densest lesson in copying a name or a number from further up."""
+    people = rng.sample(PEOPLE, rng.randint(2, 4))
+    lines = [f"{person} {rng.randint(1, MAX_START)} {rng.choice(THINGS)}" for person in people]
+    once = ", ".join(lines)
+    rng.shuffle(lines)
+    return f"{once}. Again: {', '.join(lines)}."
+
+
+KINDS = (_narrated_sum, _narrated_reversal, _table, _listing, _note, _story, _roll_call, _talk)
+SHARES = (5, 3, 1, 3, 4, 5, 5, 1)
 
 
 def plain_texts(count: int, seed: int) -> Iterator[str]:

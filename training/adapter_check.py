@@ -26,6 +26,11 @@ def check_adapter(model: PeftModel) -> None:
     if len(active) != 1:
         raise AdapterRefused(f"Per-row gradients need exactly one active adapter, there are {active}.")
     config: Any = model.peft_config[active[0]]
+    kind = str(getattr(config.peft_type, "value", config.peft_type))
+    if kind != "LORA":  # the other kinds' configurations have not even the fields below
+        raise AdapterRefused(
+            f"Per-row gradients are not exact for an adapter of type {kind}. Use plain LoRA."
+        )
     refused = {
         "DoRA (use_dora)": getattr(config, "use_dora", False),
         f"bias={config.bias!r}": config.bias != "none",
@@ -36,7 +41,6 @@ def check_adapter(model: PeftModel) -> None:
         "layer_replication": bool(getattr(config, "layer_replication", None)),
         "aLoRA (alora_invocation_tokens)": bool(getattr(config, "alora_invocation_tokens", None)),
         "Arrow (arrow_config)": bool(getattr(config, "arrow_config", None)),
-        f"peft_type {config.peft_type}": str(getattr(config.peft_type, "value", config.peft_type)) != "LORA",
     }
     for what, present in refused.items():
         if present:
@@ -60,6 +64,8 @@ def _check_layers(model: PeftModel, adapter: str) -> None:
             )
         if layer.merged:
             raise AdapterRefused(f"{name}: the adapter is merged into the base. Unmerge it first.")
+        if layer.disable_adapters:
+            raise AdapterRefused(f"{name}: the adapter is switched off. Switch it on first.")
         if adapter in layer.lora_variant:
             variant = type(layer.lora_variant[adapter]).__name__
             raise AdapterRefused(f"{name}: per-row gradients are not exact for the LoRA variant {variant}.")

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from huggingface_hub import ModelCard, snapshot_download
+from huggingface_hub import snapshot_download
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from bundle.digests import weights_sha256
 from bundle.manifest import BaseRecord
 from training.errors import RecipeError
+from training.model_card import license_of
 from training.recipe import BaseSection
 
 
@@ -81,16 +82,6 @@ def find_base(section: BaseSection) -> BaseModel:
         revision=section.revision or (None if is_local else folder.name),
         dtype=dtype,
         weights_sha256=weights_sha256(folder),
-        license=_license_of(folder),
+        license=license_of(folder),
     )
     return BaseModel(folder, record)
-
-
-def _license_of(folder: Path) -> str | None:
-    card = folder / "README.md"
-    if not card.is_file():
-        return None
-    try:
-        return ModelCard.load(card).data.license
-    except ValueError:  # a card without, or with broken, front matter says nothing
-        return None

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from huggingface_hub import snapshot_download
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
@@ -20,6 +19,7 @@ from bundle.digests import weights_sha256
 from bundle.errors import BundleError
 from router.tokens import TextTokens
 from training.errors import TrainingError
+from training.model_card import license_of
 
 _PACKAGE = "package:"
 _HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "README.md"]
@@ -46,7 +46,7 @@ class Encoder:
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         self.sha256 = weights_sha256(folder)
-        self.license = _license_of(folder)
+        self.license = license_of(folder)
 
     @property
     def hidden(self) -> int:
@@ -192,17 +192,3 @@ def _longest_text(config: object, tokenizer_limit: int) -> int:
     positions = getattr(config, "max_position_embeddings", None)
     # The RoBERTa family starts counting positions after its pad id and says so only in the tokenizer.
     return int(min(tokenizer_limit, positions)) if positions else int(tokenizer_limit)
-
-
-def _license_of(folder: Path) -> str | None:
-    """Return what the model card's front matter says, or None."""
-    card = folder / "README.md"
-    parts = card.read_text(encoding="utf-8").split("---\n", 2) if card.is_file() else []
-    if len(parts) < 3 or parts[0].strip():
-        return None
-    try:
-        front = yaml.safe_load(parts[1])
-    except yaml.YAMLError:
-        return None
-    stated = front.get("license") if isinstance(front, dict) else None
-    return stated if isinstance(stated, str) else None

@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from training.adapter_check import check_adapter
-from training.errors import TrainingError
+from training.errors import AdapterRefused, TrainingError
 from training.micro_batches import micro_batches
 from training.progress import Advance, ignore_progress
 from training.rendering import TokenRow
@@ -104,6 +104,7 @@ class RowGradients:
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._sink: Sink | None = None
         self._places: Tensor | None = None
+        self._ran: set[str] = set()  # factors that the forward pass under way has met
 
     def __enter__(self) -> RowGradients:
         # The frozen embeddings' output is where the graph begins: without this no output would get a gradient.
@@ -142,11 +143,13 @@ class RowGradients:
 
         Raises:
             TrainingError: a row's loss is not a number; it is named.
+            AdapterRefused: a LoRA layer is shared between places of the model, or mixes the rows.
 
         """
         self._sink = sink
         for places in micro_batches([len(row.input_ids) for row in rows], self.token_budget):
             self._places = torch.tensor(places, device=self.device)
+            self._ran.clear()
             batch = pad_rows([rows[place] for place in places], self.pad_id, self.device)
             with sdpa_kernel(SDPBackend.MATH):
                 losses = row_losses(self.base, batch)  # [b]
@@ -160,6 +163,12 @@ class RowGradients:
             if not output.requires_grad:
                 return  # a forward pass without a backward pass, such as the check of the head
             kept = inputs[0].detach()  # [b, T, in]
+            if kept.dim() != 3 or factor.name in self._ran:
+                raise AdapterRefused(
+                    f"{factor.name}: it runs twice in one forward pass, or not on [rows, tokens, features], so its "
+                    "gradient can't be told apart by row. Use an adapter without it."
+                )
+            self._ran.add(factor.name)
 
             def form_product(of_output: Tensor) -> None:  # [b, T, out]
                 assert self._sink is not None

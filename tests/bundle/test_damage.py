@@ -175,3 +175,52 @@ def test_a_head_that_is_no_safetensors_file(bundle_folder: Path) -> None:
 def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
     assert "there is no bundle.json in it" in refusal(tmp_path)
     assert "does not exist" in refusal(tmp_path / "nowhere")
+
+
+def test_a_bundle_given_as_a_file(bundle_folder: Path) -> None:
+    message = refusal(bundle_folder / "bundle.json")
+    assert "it is a file" in message
+
+
+def test_a_link_is_refused_wherever_it_points(bundle_folder: Path) -> None:
+    (bundle_folder / "report" / "link").symlink_to("/nowhere")
+    assert refusal(bundle_folder).startswith("report/link, field 'files'")
+
+
+@pytest.mark.parametrize("folder", ["experts/none", "/tmp/elsewhere", "../experts/expert-0"])
+def test_an_adapter_that_the_bundle_does_not_hold(bundle_folder: Path, folder: str) -> None:
+    reseal(bundle_folder, lambda content: content["experts"][0].update(folder=folder))
+    assert f"files.{folder}/adapter_config.json" in refusal(bundle_folder)
+
+
+def test_two_experts_in_one_folder(bundle_folder: Path) -> None:
+    edit_manifest(bundle_folder, lambda content: content["experts"][1].update(folder="experts/expert-0"))
+    assert "share one folder" in refusal(bundle_folder)
+
+
+def test_a_manifest_that_does_not_list_the_chat_template(bundle_folder: Path) -> None:
+    (bundle_folder / "chat_template.jinja").unlink()
+    edit_manifest(bundle_folder, lambda content: content["files"].pop("chat_template.jinja"))
+    reseal(bundle_folder)
+    assert "files.chat_template.jinja" in refusal(bundle_folder)
+
+
+def test_a_rank_that_is_not_the_adapters(bundle_folder: Path) -> None:
+    reseal(bundle_folder, lambda content: content["lora"].update(rank=8))
+    message = refusal(bundle_folder)
+    assert message.startswith("experts/expert-0/adapter_model.safetensors, field 'base_model.")
+    assert "its rank is 4, the manifest's lora.rank is 8" in message
+
+
+def test_a_head_for_another_encoder(bundle_folder: Path) -> None:
+    reseal(bundle_folder, lambda content: content["router"].update(hidden=5))
+    assert refusal(bundle_folder).startswith(f"{HEAD}, field 'W'")
+
+
+def test_a_threshold_that_is_no_probability(bundle_folder: Path) -> None:
+    edit_manifest(bundle_folder, lambda content: content["calibration"].update(threshold=7.0))
+    assert refusal(bundle_folder).startswith("bundle.json, field 'calibration.threshold'")
+
+
+def test_other_users_can_read_what_was_written(bundle_folder: Path) -> None:
+    assert (bundle_folder / ADAPTER).stat().st_mode & 0o044 == 0o044

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from demo import pretrain
-from demo.plain_text import KINDS, plain_texts
+from demo.plain_text import plain_texts
 from demo.rows import make_rows, prompt_of
 from demo.skills import ALL_SKILLS
 from demo.tokenizer import SPECIAL_TOKENS, train_tokenizer
@@ -118,7 +118,6 @@ def test_plain_text_holds_no_instruction_and_no_chat_markup() -> None:
         for ask in skill.asks:
             request = re.sub(r"\\\{\w+\\\}", r"\\w+", re.escape(ask))
             assert not re.search(request, text), (skill.name, ask)
-    assert len(KINDS) == 7
 
 
 def test_the_base_knows_its_sums_and_not_the_chat(

@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from training.errors import TrainingError
+from training.errors import AdapterRefused, TrainingError
 from training.micro_batches import micro_batches
 from training.rendering import TokenRow
 from training.row_gradients import RowGradients
 
 ALL_TOGETHER = 1 << 20
+ROUNDING = 5e-5  # of float32 through two layers, relative, for the worst row: a float32 loop is as far off
 
 
 def reference(model: PeftModel, row: TokenRow) -> dict[str, Tensor]:
@@ -59,10 +60,10 @@ def adapted() -> PeftModel:
 @pytest.fixture(scope="module")
 def expected(adapted: PeftModel, rows: list[TokenRow]) -> Tensor:
     factors = RowGradients(copy.deepcopy(adapted), PAD, 1).factors
-    return reference_matrix(copy.deepcopy(adapted), rows, factors)
+    return reference_matrix(copy.deepcopy(adapted).double(), rows, factors).float()
 
 
-@pytest.mark.parametrize(("budget", "batches"), [(1, 12), (48, 5), (ALL_TOGETHER, 1)])
+@pytest.mark.parametrize(("budget", "batches"), [(1, 12), (48, 6), (ALL_TOGETHER, 1)])
 def test_they_equal_a_loop_over_single_rows_whatever_the_batch(
     adapted: PeftModel, rows: list[TokenRow], expected: Tensor, budget: int, batches: int
 ) -> None:
@@ -74,7 +75,15 @@ def test_they_equal_a_loop_over_single_rows_whatever_the_batch(
     assert len(advanced) == batches
     assert sum(advanced) == len(rows)
     assert found.dtype == torch.float32
-    assert relative_error(found, expected) < 1e-5
+    assert relative_error(found, expected) < ROUNDING
+
+
+def test_in_float64_they_are_the_same_to_the_last_digit(
+    adapted: PeftModel, rows: list[TokenRow], expected: Tensor
+) -> None:
+    """What float32 leaves is rounding, nothing else."""
+    with RowGradients(copy.deepcopy(adapted).double(), PAD, 100) as source:
+        assert relative_error(source.whole(rows), expected) < 1e-6
 
 
 def test_d_is_every_entry_of_every_a_and_b(adapted: PeftModel) -> None:
@@ -92,7 +101,7 @@ def test_the_order_of_the_rows_is_kept(adapted: PeftModel, rows: list[TokenRow],
     order = [5, 0, 11, 3, 8, 1, 10, 2, 9, 4, 7, 6]
     with RowGradients(adapted, PAD, 60) as source:
         found = source.whole([rows[place] for place in order])
-    assert relative_error(found, expected[order]) < 1e-5
+    assert relative_error(found, expected[order]) < ROUNDING
 
 
 def test_they_sum_to_the_gradient_of_the_summed_loss(adapted: PeftModel, rows: list[TokenRow]) -> None:
@@ -109,27 +118,27 @@ def test_they_sum_to_the_gradient_of_the_summed_loss(adapted: PeftModel, rows: l
     with RowGradients(adapted, PAD, 100) as source:
         summed = source.whole(rows).sum(0, keepdim=True)
         wanted = torch.cat([grads[f"{factor.name}.weight"].flatten() for factor in source.factors])
-    assert relative_error(summed, wanted[None]) < 1e-5
+    assert relative_error(summed, wanted[None]) < ROUNDING
 
 
 def test_what_stands_in_the_padding_changes_nothing(
     adapted: PeftModel, rows: list[TokenRow], expected: Tensor
 ) -> None:
     with RowGradients(adapted, 77, ALL_TOGETHER) as source:
-        assert relative_error(source.whole(rows), expected) < 1e-5
+        assert relative_error(source.whole(rows), expected) < ROUNDING
 
 
 def test_dropout_is_off(rows: list[TokenRow], expected: Tensor) -> None:
     model = with_adapter(tiny_llama(), lora_dropout=0.5).train()
     with RowGradients(model, PAD, ALL_TOGETHER) as source:
-        assert relative_error(source.whole(rows), expected) < 1e-5
+        assert relative_error(source.whole(rows), expected) < ROUNDING
 
 
 def test_rank_stabilised_scaling_is_exact_too(rows: list[TokenRow]) -> None:
     model = with_adapter(tiny_llama(), use_rslora=True)
     with RowGradients(copy.deepcopy(model), PAD, 100) as source:
         found = source.whole(rows[:4])
-    assert relative_error(found, reference_matrix(model, rows[:4], source.factors)) < 1e-5
+    assert relative_error(found, reference_matrix(model, rows[:4], source.factors)) < ROUNDING
 
 
 def test_a_fresh_adapter_has_no_gradient_in_a(rows: list[TokenRow]) -> None:
@@ -156,7 +165,7 @@ def test_contracting_gives_products_and_norms_without_the_gradients(
         in_b = torch.cat([torch.arange(f.start, f.stop) for f in source.factors if f.is_b])
     assert sum(advanced) == len(rows)
     error = (found.products - expected @ centroids.T).abs() / expected.norm(dim=1, keepdim=True)
-    assert float(error.max()) < 1e-5
+    assert float(error.max()) < ROUNDING
     b = squares[:, in_b].sum(1)
     assert torch.allclose(found.squared_norm_b, b, rtol=1e-4)
     assert torch.allclose(found.squared_norm_a, squares.sum(1) - b, rtol=1e-4)
@@ -234,4 +243,32 @@ def test_other_architectures_are_exact_too(make: Any, rows: list[TokenRow]) -> N
     model = with_adapter(make())
     with RowGradients(copy.deepcopy(model), PAD, 100) as source:
         found = source.whole(rows)
-    assert relative_error(found, reference_matrix(model, rows, source.factors)) < 1e-5
+    assert relative_error(found, reference_matrix(model, rows, source.factors)) < ROUNDING
+
+
+def test_a_layer_that_runs_twice_is_refused(rows: list[TokenRow]) -> None:
+    """Its two gradients would have to be added; the later would overwrite the earlier."""
+    llama = tiny_llama()
+    llama.model.layers[1].mlp = llama.model.layers[0].mlp
+    with RowGradients(with_adapter(llama), PAD, 100) as source:
+        with pytest.raises(AdapterRefused, match=r"mlp\..*runs twice in one forward pass"):
+            source.whole(rows)
+
+
+class TokenList(torch.nn.Module):
+    """Feeds a linear layer all tokens of all rows in one list, as the experts of some models do."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+def test_a_layer_that_mixes_the_rows_is_refused(rows: list[TokenRow]) -> None:
+    llama = tiny_llama()
+    llama.model.layers[0].mlp.up_proj = TokenList(llama.model.layers[0].mlp.up_proj)
+    with RowGradients(with_adapter(llama), PAD, 100) as source:
+        with pytest.raises(AdapterRefused, match=r"up_proj.*not on \[rows, tokens, features\]"):
+            source.whole(rows)
