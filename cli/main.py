@@ -6,7 +6,7 @@ import typer
 
 from cli.inspect import inspect
 from cli.route import route
-from cli.serve import CONTEXT_SETTINGS, serve
+from cli.serve import serve
 from cli.train import train
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(train)
-app.command(context_settings=CONTEXT_SETTINGS)(serve)
+app.command()(serve)
 app.command()(route)
 app.command()(inspect)
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from cli.fail import fail
-
-CONTEXT_SETTINGS: dict[str, Any] = {}  # engine flags stand after `--`, which needs nothing special
 
 
 def serve(

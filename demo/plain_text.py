@@ -5,6 +5,7 @@ markup of a chat: which thing to do, and how to answer, is left to instruction t
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from random import Random
 
 from demo.skills.story import SECOND_SENTENCES, THIRD_SENTENCES
@@ -71,61 +72,60 @@ STORY_CLOSINGS = (
 )
 
 
-def _joined(situation: Situation, rest: str, rng: Random, opening: str = "") -> str:
-    """The situation and the `rest` that follows from it, at times with talk before it or between the two.
-
-    So the base learns to look a situation up wherever it stands, as it will have to in a request.
-    """
-    talk = [sentence for sentence in TALK if situation.kind == "tale" or "{" not in sentence]
-    before = f"{situation.fill(rng.choice(talk))} " if rng.random() < 0.3 else ""
-    between = f" {situation.fill(rng.choice(talk))}" if rng.random() < 0.5 else ""
-    gap = rng.choice((" ", "\n"))
-    return f"{opening}{before}{situation.text}{between}{gap}{rest}"
-
-
 def _sum_line(situation: Situation) -> str:
     sign = "+" if situation.gain else "-"
     return f"{situation.start} {sign} {situation.change} = {situation.end}"
 
 
-def _narrated_sum(rng: Random) -> str:
-    tale = draw_situation("tale", rng)
-    line = f"{_sum_line(tale)}. " if rng.random() < 0.3 else ""
-    return _joined(tale, f"{line}{tale.fill(rng.choice(NARRATED_ENDS))}", rng)
+def _end(situation: Situation, rng: Random) -> str:
+    told = NARRATED_ACCOUNTS if situation.kind == "account" else NARRATED_ENDS
+    line = f"{_sum_line(situation)}. " if rng.random() < 0.3 else ""
+    return line + situation.fill(rng.choice(told))
 
 
-def _narrated_reversal(rng: Random) -> str:
-    tale = draw_situation("tale", rng)
-    return _joined(tale, tale.fill(rng.choice(NARRATED_REVERSALS)), rng)
+def _reversal(situation: Situation, rng: Random) -> str:
+    return situation.fill(rng.choice(NARRATED_REVERSALS))
+
+
+def _listing(situation: Situation, rng: Random) -> str:
+    sign = "+" if situation.gain else "-"
+    function = f"def left({situation.thing}):\n    return {situation.thing} {sign} {situation.change}"
+    use = f"\n# left({situation.start}) is {situation.end}" if rng.random() < 0.5 else ""
+    return function + use
+
+
+def _story(situation: Situation, rng: Random) -> str:
+    middle = rng.sample(SECOND_SENTENCES, rng.randint(1, 2)) + rng.sample(THIRD_SENTENCES, rng.randint(1, 2))
+    return " ".join(map(situation.fill, [*middle, rng.choice(STORY_CLOSINGS)]))
+
+
+def _talk(situation: Situation, rng: Random) -> str:
+    about_anyone = [sentence for sentence in TALK if situation.kind == "tale" or "{" not in sentence]
+    return situation.fill(rng.choice(about_anyone))
+
+
+def _told(situation: Situation, rng: Random) -> str:
+    """A situation and several things that follow from it, in any order, with talk here and there.
+
+    So the base learns to look a situation up wherever it stands, as it will have to in a request.
+    """
+    kinds = (_end, _reversal, _listing, _story) if situation.kind == "tale" else (_end,)
+    parts = [situation.text]
+    for piece in rng.sample(kinds, rng.randint(1, len(kinds))):
+        if rng.random() < 0.25:
+            parts.append(_talk(situation, rng))
+        parts.append(piece(situation, rng))
+    if rng.random() < 0.2:
+        parts.insert(0, _talk(situation, rng))
+    text = parts[0]
+    for before, part in pairwise(parts):
+        beside_code = "def " in (before[:4], part[:4])
+        text += ("\n" if beside_code or rng.random() < 0.15 else " ") + part
+    return text
 
 
 def _table(rng: Random) -> str:
     return "\n".join(_sum_line(draw_situation("tale", rng)) for _ in range(rng.randint(2, 6)))
-
-
-def _listing(rng: Random) -> str:
-    tale = draw_situation("tale", rng)
-    sign = "+" if tale.gain else "-"
-    use = f"\n# left({tale.start}) is {tale.end}" if rng.random() < 0.5 else ""
-    function = f"def left({tale.thing}):\n    return {tale.thing} {sign} {tale.change}{use}"
-    return _joined(tale, function, rng, opening=rng.choice(("", "# "))) if rng.random() < 0.8 else function
-
-
-def _note(rng: Random) -> str:
-    account = draw_situation("account", rng)
-    return _joined(account, account.fill(rng.choice(NARRATED_ACCOUNTS)), rng)
-
-
-def _story(rng: Random) -> str:
-    tale = draw_situation("tale", rng)
-    middle = rng.sample(SECOND_SENTENCES, rng.randint(1, 2)) + rng.sample(THIRD_SENTENCES, rng.randint(1, 2))
-    sentences = [*middle, rng.choice(STORY_CLOSINGS)]
-    return _joined(tale, " ".join(map(tale.fill, sentences)), rng)
-
-
-def _talk(rng: Random) -> str:
-    tale = draw_situation("tale", rng)
-    return " ".join(tale.fill(sentence) for sentence in rng.sample(TALK, 2))
 
 
 def _roll_call(rng: Random) -> str:
@@ -137,12 +137,14 @@ def _roll_call(rng: Random) -> str:
     return f"{once}. Again: {', '.join(lines)}."
 
 
-KINDS = (_narrated_sum, _narrated_reversal, _table, _listing, _note, _story, _roll_call, _talk)
-SHARES = (5, 3, 1, 3, 4, 5, 5, 1)
-
-
 def plain_texts(count: int, seed: int) -> Iterator[str]:
     """`count` short documents of the world, of all kinds mixed, the same for the same arguments."""
     rng = Random(f"plain text {seed}")
     for _ in range(count):
-        yield rng.choices(KINDS, weights=SHARES)[0](rng)
+        kind = rng.choices(("tale", "account", "table", "roll call"), weights=(12, 4, 1, 4))[0]
+        if kind == "table":
+            yield _table(rng)
+        elif kind == "roll call":
+            yield _roll_call(rng)
+        else:
+            yield _told(draw_situation("account" if kind == "account" else "tale", rng), rng)

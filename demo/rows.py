@@ -12,22 +12,11 @@ from typing import Annotated
 import typer
 
 from demo.skills import ALL_SKILLS, Skill
-from demo.world import Kind, Situation, Split, draw_situation
+from demo.world import Situation, Split, draw_situations
 
 SKILLS: tuple[str, ...] = tuple(skill.name for skill in ALL_SKILLS)
 END_OF_TURN = "</s>"
 _SKILL_BY_NAME = {skill.name: skill for skill in ALL_SKILLS}
-
-
-def _situations(kind: Kind, count: int, seed: int, split: Split) -> list[Situation]:
-    """`count` situations of `split`, no two with the same facts."""
-    rng = Random(f"situations {kind} {seed} {split}")
-    found: dict[str, Situation] = {}
-    while len(found) < count:
-        situation = draw_situation(kind, rng)
-        if situation.split == split:
-            found.setdefault(situation.facts, situation)
-    return list(found.values())
 
 
 def _row(skill: Skill, situation: Situation, rng: Random) -> dict[str, str]:
@@ -59,7 +48,7 @@ def make_rows(per_skill: int, seed: int, split: Split) -> list[dict[str, str]]:
     rows = []
     for skill in ALL_SKILLS:
         rng = Random(f"rows {skill.name} {seed} {split}")
-        situations = _situations(skill.kind, per_skill, seed, split)
+        situations = draw_situations(skill.kind, per_skill, seed, split)
         rows += [_row(skill, situation, rng) for situation in situations]
     Random(f"order {seed} {split}").shuffle(rows)
     return rows

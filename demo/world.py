@@ -166,3 +166,14 @@ def draw_situation(kind: Kind, rng: Random) -> Situation:
         return _told("account", (rng.choice(FIRMS), rng.choice(MONTHS), "money"), rng)
     actor, other = rng.sample(PEOPLE, 2)
     return _told("tale", (actor, other, rng.choice(THINGS)), rng)
+
+
+def draw_situations(kind: Kind, count: int, seed: int, split: Split) -> list[Situation]:
+    """`count` situations of `split`, no two with the same facts, the same for the same arguments."""
+    rng = Random(f"situations {kind} {seed} {split}")
+    found: dict[str, Situation] = {}
+    while len(found) < count:
+        situation = draw_situation(kind, rng)
+        if situation.split == split:
+            found.setdefault(situation.facts, situation)
+    return list(found.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 import psutil
 
@@ -38,8 +38,7 @@ def engine_args(bundle: Bundle, base: Path, flags: Sequence[str]) -> Namespace:
     """Return the arguments vLLM is built with, parsed by vLLM's own parser.
 
     Raises:
-        UsageError: a flag contradicts the manifest, belongs to vLLM's own server, or is impossible.
-        SystemExit: vLLM's parser does not know a flag, and said so.
+        UsageError: a flag is unknown or impossible, contradicts the manifest, or belongs to vLLM's own server.
 
     """
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
@@ -47,7 +46,11 @@ def engine_args(bundle: Bundle, base: Path, flags: Sequence[str]) -> Namespace:
     from vllm.platforms import current_platform
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    parser = make_arg_parser(FlexibleArgumentParser(prog="gradientspace serve BUNDLE --"))
+    class Parser(FlexibleArgumentParser):
+        def error(self, message: str) -> NoReturn:  # instead of a page of usage and an exit
+            raise UsageError(f"Engine flags: {message}. `gradientspace serve BUNDLE -- --help` lists them")
+
+    parser = make_arg_parser(Parser(prog="gradientspace serve BUNDLE --"))
     parser.set_defaults(use_tqdm_on_load=False)
     if current_platform.is_cpu():
         parser.set_defaults(enforce_eager=True, kv_cache_memory_bytes=_kv_cache_bytes())

@@ -10,8 +10,11 @@ from multiprocessing import resource_tracker
 from types import FrameType, TracebackType
 
 
-class StoppedError(KeyboardInterrupt):
-    """Somebody asked the service to stop before it was ready."""
+class StoppedError(BaseException):
+    """Somebody asked the service to stop before it was ready.
+
+    No KeyboardInterrupt: vLLM swallows one while it waits for its engine, and then waits for good.
+    """
 
 
 class Signals:
@@ -50,10 +53,11 @@ class Signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
     def _received(self, number: int, frame: FrameType | None) -> None:
-        if self._on_stop is None:
-            raise StoppedError
         again, self._asked = self._asked, True
-        self._on_stop(again)
+        if self._on_stop is not None:
+            self._on_stop(again)
+        elif not again:  # a second one must not interrupt the clean-up after the first
+            raise StoppedError
 
     def _wait_for_ctrl_c(self) -> None:
         while self._on_stop is None:

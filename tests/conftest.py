@@ -25,7 +25,9 @@ def shared() -> Path:
     """The folder with real data and a real base: outside the project, so a test that needs it may be skipped."""
     folder = Path(os.environ.get("GRADIENTSPACE_SHARED", ROOT.parent / "shared"))
     if not (folder / "models" / "base-5m").is_dir():
-        pytest.skip(f"NOT TESTED: no real data and base in {folder}; set GRADIENTSPACE_SHARED to their folder")
+        pytest.skip(
+            f"NOT TESTED: no real data and base in {folder}; set GRADIENTSPACE_SHARED to their folder"
+        )
     return folder
 
 

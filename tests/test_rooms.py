@@ -52,7 +52,9 @@ def test_the_serving_rooms_never_touch_torch_or_scikit_learn() -> None:
                 if isinstance(node, ast.Import)
                 for alias in node.names
             } | {
-                (node.module or "").split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+                (node.module or "").split(".")[0]
+                for node in ast.walk(tree)
+                if isinstance(node, ast.ImportFrom)
             }
             assert not names & {"torch", "sklearn", "transformers"}, path
 

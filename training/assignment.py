@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -47,7 +48,8 @@ def assign(
     contracted = source.contracted(rows, centroids, advance)
     squared = contracted.squared_norm_a + contracted.squared_norm_b  # [N]
     norm = squared.sqrt().cpu().numpy()
-    cosines = (contracted.products.double() / squared.sqrt()[:, None]).cpu().numpy()  # [N, K]
+    divisor = squared.clamp_min(torch.finfo(squared.dtype).tiny)  # a zero gradient has cosine 0 to everything
+    cosines = (contracted.products.double() / divisor.sqrt()[:, None]).cpu().numpy()  # [N, K]
     kept, warnings = _merge_tiny(cosines, counted, min_rows)
     cosines = cosines[:, kept]  # [N, K'], by size
     labels = cosines.argmax(1)
@@ -58,7 +60,7 @@ def assign(
         cosine=ranked[:, -1],
         margin=ranked[:, -1] - runner_up,
         norm=norm,
-        norm_share_b=(contracted.squared_norm_b / squared).cpu().numpy(),
+        norm_share_b=(contracted.squared_norm_b / divisor).cpu().numpy(),
         k=len(kept),
         warnings=tuple(warnings),
     )

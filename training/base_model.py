@@ -11,6 +11,7 @@ from huggingface_hub import snapshot_download
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from bundle.digests import weights_sha256
+from bundle.errors import BundleError
 from bundle.manifest import BaseRecord
 from training.errors import RecipeError
 from training.model_card import license_of
@@ -72,6 +73,10 @@ def find_base(section: BaseSection) -> BaseModel:
             ) from error
     if not (folder / "config.json").is_file():
         raise RecipeError(f"Recipe, base.model: {folder} has no config.json, so it is no model folder.")
+    try:
+        weights = weights_sha256(folder)
+    except BundleError as error:
+        raise RecipeError(f"Recipe, base.model: {error}") from error
     is_local = folder == Path(section.model)
     dtype = section.dtype
     if dtype == "auto":
@@ -81,7 +86,7 @@ def find_base(section: BaseSection) -> BaseModel:
         name=folder.resolve().name if is_local else section.model,
         revision=section.revision or (None if is_local else folder.name),
         dtype=dtype,
-        weights_sha256=weights_sha256(folder),
+        weights_sha256=weights,
         license=license_of(folder),
     )
     return BaseModel(folder, record)

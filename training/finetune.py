@@ -64,7 +64,10 @@ def new_adapter(base: BaseModel, lora: LoraSection, seed: int) -> PeftModel:
         task_type="CAUSAL_LM",
         bias="none",
     )
-    return get_peft_model(base.load(), config)
+    model = get_peft_model(base.load(), config)
+    # Not the folder that it happens to be cached in on this machine: the adapter travels.
+    model.peft_config[model.active_adapters[0]].base_model_name_or_path = base.record.id
+    return model
 
 
 def load_adapter(
@@ -119,6 +122,7 @@ def finetune(
             eval_strategy="no",
             logging_strategy="steps",
             logging_steps=1,
+            logging_nan_inf_filter=False,  # on, it would hide a loss that is no number from the watcher
             report_to=[],
             disable_tqdm=True,
         )
@@ -132,6 +136,8 @@ def finetune(
         )
         trainer.remove_callback(_printer(trainer))
         trainer.train()
+    config: Any = model.peft_config[model.active_adapters[0]]
+    config.target_modules = sorted(config.target_modules)  # a set: its order would differ from run to run
     model.save_pretrained(str(save_to), safe_serialization=True)
     tenth = max(1, len(watcher.losses) // 10)
     return Tuned(

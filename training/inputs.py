@@ -48,6 +48,7 @@ def read_inputs(recipe: Recipe, narrator: Narrator) -> Inputs:
     """
     base = find_base(recipe.base)
     encoder = load_encoder(recipe.router.encoder)
+    encoder.tokens(recipe.router.max_tokens)  # refused now, not after every expert is trained
     tokenizer = base.tokenizer()
     template = use_chat_template(tokenizer, recipe.base.chat_template)
     read, unusable = read_rows(recipe.data.files)
@@ -86,7 +87,7 @@ def _judge_unusable(unusable: list[Unusable], used: int, limit: float, narrator:
         narrator.warn(f"left out {row.origin}: {row.reason}")
     if len(unusable) > 20:
         narrator.warn(f"... and {len(unusable) - 20} more; all of them stand in the report")
-    if len(unusable) > limit * total:
+    if len(unusable) / total > limit:
         raise RowsError(
             f"{len(unusable)} of {total} rows can't be used, more than data.max_unusable = {limit:.0%}. "
             f"The first: {unusable[0].origin}: {unusable[0].reason}. Mend the rows, or raise the limit."

@@ -225,11 +225,13 @@ def _finish(
     assert inputs.recipe.output is not None
     final = inputs.recipe.output / "bundle"
     if all(result.kept for result in store.results.values()):
+        bundle: Bundle | None
         try:
             bundle = read_bundle(final)
         except BundleError:
-            pass  # there is none, or a damaged one: it is put together again from the stages
-        else:
+            bundle = None  # there is none, or a damaged one: it is put together again from the stages
+        # The recipe too: some of it, such as data.licenses, is only in the manifest.
+        if bundle and bundle.manifest.recipe == inputs.recipe.model_dump(mode="json"):
             store.narrator.title("Bundle: done before, kept")
             return bundle
     assignment = _read_assignment(assigned)

@@ -6,7 +6,7 @@ Tags: `paper` (stated there), `anchor:<project>` (what that project does), `ours
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -89,8 +89,8 @@ class ClustersSection(_Section):
     k: int | None = _choice(None, "ours", "fix the number of clusters; none: the silhouette chooses", ge=1)
     k_min: int = _choice(2, "ours", "smallest K tried", ge=2)
     k_max: int = _choice(10, "ours", "largest K tried", ge=2)
-    thresholds: tuple[float, ...] = _choice(
-        (0.80, 0.85, 0.90, 0.95), "paper", "explained variance kept, 80-95 %"
+    thresholds: tuple[Annotated[float, Field(gt=0, le=1)], ...] = _choice(
+        (0.80, 0.85, 0.90, 0.95), "paper", "explained variance kept, 80-95 %", min_length=1
     )
     n_init: int = _choice(10, "anchor:mttl", "K-means starts per point of the grid", ge=1)
     batch_rows: int = _choice(16, "ours", "|B|: rows per centroid update", ge=1)
@@ -153,7 +153,7 @@ def read_recipe(path: Path | None, given: dict[str, Any], overrides: list[str]) 
     if path is not None:
         try:
             tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise RecipeError(f"The recipe {path} can't be read: {error}") from error
         if not isinstance(tree, dict):
             raise RecipeError(f"The recipe {path} is not a mapping of sections. See recipes/ for examples.")
@@ -163,7 +163,13 @@ def read_recipe(path: Path | None, given: dict[str, Any], overrides: list[str]) 
         key, equals, value = override.partition("=")
         if not equals or not key:
             raise RecipeError(f"--set {override!r} is not of the form section.key=value, e.g. lora.rank=8")
-        _set(tree, key, yaml.safe_load(value))
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise RecipeError(
+                f"--set {override!r}: its value is not YAML. Quote it, or close its brackets."
+            ) from error
+        _set(tree, key, parsed)
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:

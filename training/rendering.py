@@ -90,7 +90,8 @@ def render(
             f"(row {row.origin}). Give another template with base.chat_template."
         )
     before = prompt_ids(tokenizer, row.prompt)
-    if tokenizer.bos_token_id is not None and before.count(tokenizer.bos_token_id) > 1:
+    # Only at the beginning is it the template's doing: a user may write "<s>", which is also HTML.
+    if tokenizer.bos_token_id is not None and before[:2] == [tokenizer.bos_token_id] * 2:
         raise RecipeError("The chat template renders the beginning-of-text token twice. Write it once.")
     completion = _up_to_end_of_turn(tokenizer, whole_text[len(prompt_text) :])
     length = len(before) + len(completion)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ datasets.disable_progress_bars()  # training shows its own
 
 _FORMS = "instruction/input/output, prompt/completion, or messages"
 _ROLES = ("system", "user", "assistant")
+_KINDS = {".jsonl": "text", ".ndjson": "text", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def _records(file: str) -> Iterator[tuple[str, Any]]:
 def _lines_of_json(path: Path) -> Iterator[tuple[str, Any]]:
     # Read as lines of text, parsed one by one: the JSON reader of `datasets` wants one type per column, and
     # would refuse a whole file for one row of a wrong type, without its line number.
-    for number, line in enumerate(_load_with("text", path)["text"], start=1):
+    for number, line in enumerate(_load_with("text", path, encoding="utf-8-sig")["text"], start=1):
         if not line.strip():
             continue
         origin = f"{path.name}:{number}"
@@ -158,11 +160,11 @@ def _lines_of_json(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _load(file: str, path: Path) -> datasets.Dataset:
-    kinds = {".json": "json", ".csv": "csv", ".parquet": "parquet"}
-    if path.suffix in kinds:
+    if path.suffix in _KINDS:
         if not path.is_file():
             raise RowsError(f"{file}: there is no such file.")
-        return _load_with(kinds[path.suffix], path)
+        options = _csv_options(path) if path.suffix == ".csv" else {}
+        return _load_with(_KINDS[path.suffix], path, **options)
     if path.exists():
         raise RowsError(
             f"{file}: of an unknown kind; give a .jsonl, .json, .csv or .parquet file, or a hub id."
@@ -176,10 +178,20 @@ def _load(file: str, path: Path) -> datasets.Dataset:
         ) from error
 
 
-def _load_with(kind: str, path: Path) -> datasets.Dataset:
+def _csv_options(path: Path) -> dict[str, Any]:
+    # Every cell is text, as it stands there: pandas would make numbers of answers, and nothing of "NA".
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
+        names = next(csv.reader(stream), [])
+    features = datasets.Features({name: datasets.Value("string") for name in names})
+    return {"features": features, "keep_default_na": False, "encoding": "utf-8-sig"}
+
+
+def _load_with(kind: str, path: Path, **options: Any) -> datasets.Dataset:
     try:
-        return datasets.load_dataset(kind, data_files=str(path), split="train")
+        return datasets.load_dataset(kind, data_files=str(path), split="train", **options)
     except Exception as error:  # pyarrow, pandas and datasets each raise their own
+        if not path.stat().st_size or "corresponds to no data" in str(error):
+            raise RowsError(f"{path}: there is not one row in it.") from error
         cause = error.__cause__ or error
         first_line = (str(cause).splitlines() or ["no message"])[0]
         raise RowsError(f"{path}: it can't be read as {kind} ({first_line}). Check the file.") from error

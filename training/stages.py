@@ -65,7 +65,7 @@ class StageStore:
             record = json.loads((place / _RECORD).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        if record["digest"] != digest:
+        if not isinstance(record, dict) or record.get("digest") != digest:
             return None
         return StageResult(
             place, digest, record["facts"], record["seconds"], record["peak_memory_mb"], kept=True
@@ -83,7 +83,7 @@ class StageStore:
         unfinished.mkdir()
         _reset_peak_memory()
         began = time.monotonic()
-        facts = work(unfinished)
+        facts = json.loads(json.dumps(work(unfinished)))  # as a later run will read them: lists, no tuples
         seconds, peak = time.monotonic() - began, _peak_memory_mb()
         record = {
             "digest": digest,
@@ -93,6 +93,7 @@ class StageStore:
             "peak_memory_mb": peak,
         }
         (unfinished / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        (place / _RECORD).unlink(missing_ok=True)  # first: half a folder must not look finished
         shutil.rmtree(place, ignore_errors=True)
         unfinished.rename(place)
         return StageResult(place, digest, facts, round(seconds, 2), peak, kept=False)

@@ -11,6 +11,7 @@ from openai import OpenAI
 
 from bundle.manifest import Manifest
 from bundle.read import Bundle, read_bundle
+from demo.rows import make_rows
 from service.base_model import checked_base
 
 PROMPTS = [
@@ -74,7 +75,10 @@ def openai(server: LiveServer) -> OpenAI:
 @pytest.fixture(scope="session")
 def prompt_for(http: httpx.Client, manifest: Manifest) -> dict[str, str]:
     """A prompt that the router sends to each expert, by the expert's name."""
-    asked = [*PROMPTS, *(" ".join(expert.top_terms) for expert in manifest.experts)]
+    of_the_demo = [
+        f"{row['instruction']}\n{row['input']}".strip() for row in make_rows(20, seed=2, split="heldout")
+    ]
+    asked = [*PROMPTS, *of_the_demo, *(" ".join(expert.top_terms) for expert in manifest.experts)]
     routed = http.post("/v1/route", json={"input": asked}).json()["data"]
     found = {item["expert"]: text for text, item in zip(asked, routed, strict=True)}
     missing = set(manifest.label_order) - set(found)

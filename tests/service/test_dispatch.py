@@ -28,14 +28,17 @@ EXPERTS = ("expert-0", "expert-1", "expert-2")
 
 
 def small_manifest(threshold: float | None = None) -> Manifest:
-    expert = {"folder": "x", "rows": 1, "share": 0.3}
+    expert = {"rows": 1, "share": 0.3}
     return Manifest.model_validate(
         {
             "created": "2026-01-01T00:00:00+00:00",
             "base": {"id": "tiny", "name": "tiny", "dtype": "float32", "weights_sha256": "0" * 64},
             "lora": {"rank": 8, "alpha": 16, "target_modules": ["q_proj"]},
             "label_order": EXPERTS,
-            "experts": [expert | {"name": name, "digest": f"{k}" * 64} for k, name in enumerate(EXPERTS)],
+            "experts": [
+                expert | {"name": name, "folder": f"experts/{name}", "digest": f"{k}" * 64}
+                for k, name in enumerate(EXPERTS)
+            ],
             "fallback": {"kind": "warmup", "digest": "f" * 64},
             "router": {"kind": "semantic", "encoder": "e", "encoder_sha256": "0" * 64, "hidden": 4},
             "routed_text": {"max_tokens": 64},
@@ -316,6 +319,29 @@ async def test_an_engine_that_crashes_gives_an_error_that_tells_nothing() -> Non
         assert answer.headers[headers.REASON].startswith("routed")
     labels = {"expert": "expert-2", "endpoint": "/v1/completions", "reason": "routed", "code": "500"}
     assert setup.count("requests_total", **labels) == 1
+
+
+async def test_an_error_of_the_engine_leaves_with_every_key() -> None:
+    setup = Setup()
+
+    async def anthropic(scope: Any, receive: Any, send: Any) -> None:
+        body = json.dumps({"type": "error", "error": {"type": "NotFoundError", "message": "gone"}}).encode()
+        sent_headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 404, "headers": sent_headers})
+        await send({"type": "http.response.body", "body": body[:9], "more_body": True})
+        await send({"type": "http.response.body", "body": body[9:]})
+
+    setup.dispatch._inner = anthropic
+    asked = {"messages": [{"role": "user", "content": "1 hello"}]}
+    answer = await setup.post("/v1/messages", asked)
+    assert answer.json()["error"] == {
+        "message": "gone",
+        "type": "NotFoundError",
+        "param": None,
+        "code": 404,
+    }
+    assert int(answer.headers["content-length"]) == len(answer.content)
+    assert answer.headers[headers.EXPERT] == "expert-1"
 
 
 async def test_a_websocket_is_closed() -> None:

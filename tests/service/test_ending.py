@@ -43,11 +43,15 @@ def test_ctrl_c_lets_a_stream_finish_and_leaves_nothing_behind(
         assert still_running(family) == []
 
 
-def test_sigterm_while_the_engine_starts(demo_bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_while_the_engine_starts(demo_bundle: Path, tmp_path: Path, asked: signal.Signals) -> None:
     with started(demo_bundle, tmp_path) as server:
         server.wait_until_said("engine starting, usually 25-60 s: 10 s")
         family = server.family()
-        server.process.send_signal(signal.SIGTERM)
+        if asked == signal.SIGINT:
+            os.killpg(server.process.pid, asked)
+        else:
+            server.process.send_signal(asked)
         assert server.exit_code() == 0
         assert still_running(family) == []
         assert "stopped before it was ready" in server.err.read_text()

@@ -126,6 +126,15 @@ def test_engine_flags_that_contradict_the_bundle_are_refused(
     assert named in str(caught.value)
 
 
+@pytest.mark.parametrize("flags", [["--max-modl-len", "5"], ["--max-model-len", "many"]])
+def test_flags_that_vllm_does_not_know_are_one_sentence(
+    bundle: Bundle, base: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UsageError, match=flags[0]):
+        engine_args(bundle, base, flags)
+    assert "usage:" not in capsys.readouterr().err
+
+
 def test_a_flag_in_a_config_file_is_refused_too(bundle: Bundle, base: Path, tmp_path: Path) -> None:
     config = tmp_path / "vllm.yaml"
     config.write_text("dtype: bfloat16\n")

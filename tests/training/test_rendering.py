@@ -82,8 +82,12 @@ def test_however_a_template_closes_the_turn_the_model_learns_to_end_it(
 def test_a_generation_prompt_that_the_template_does_not_write_itself_is_refused(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    tokenizer.chat_template = OPENING + "{{ eos_token }}" + ENDING.replace("<|assistant|>", "<|assistant|>think:")
-    with pytest.raises(RecipeError, match=r"opening of the assistant's turn .*rows\.jsonl:3.*base\.chat_template"):
+    tokenizer.chat_template = (
+        OPENING + "{{ eos_token }}" + ENDING.replace("<|assistant|>", "<|assistant|>think:")
+    )
+    with pytest.raises(
+        RecipeError, match=r"opening of the assistant's turn .*rows\.jsonl:3.*base\.chat_template"
+    ):
         rendered(tokenizer)
 
 

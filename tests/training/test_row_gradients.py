@@ -158,7 +158,9 @@ def test_contracting_gives_products_and_norms_without_the_gradients(
     adapted: PeftModel, rows: list[TokenRow], expected: Tensor, budget: int
 ) -> None:
     with RowGradients(adapted, PAD, budget) as source:
-        centroids = normalize(torch.randn(3, source.dimension, generator=torch.Generator().manual_seed(5)), dim=1)
+        centroids = normalize(
+            torch.randn(3, source.dimension, generator=torch.Generator().manual_seed(5)), dim=1
+        )
         advanced: list[int] = []
         found = source.contracted(rows, centroids, advanced.append)
         squares = expected.double().square()
@@ -193,7 +195,9 @@ def test_a_row_without_a_finite_loss_is_named(rows: list[TokenRow]) -> None:
     with torch.no_grad():
         model.get_base_model().get_input_embeddings().weight[700] = float("nan")
     clean = [dataclasses.replace(row, input_ids=tuple(min(i, 699) for i in row.input_ids)) for row in rows]
-    broken = dataclasses.replace(clean[4], origin="mine.jsonl:17", input_ids=(*clean[4].input_ids[:-2], 700, 9))
+    broken = dataclasses.replace(
+        clean[4], origin="mine.jsonl:17", input_ids=(*clean[4].input_ids[:-2], 700, 9)
+    )
     with RowGradients(model, PAD, ALL_TOGETHER) as source:
         assert bool(torch.isfinite(source.whole(clean)).all())
         with pytest.raises(TrainingError, match=r"Row mine\.jsonl:17: its loss is nan"):
@@ -250,9 +254,11 @@ def test_a_layer_that_runs_twice_is_refused(rows: list[TokenRow]) -> None:
     """Its two gradients would have to be added; the later would overwrite the earlier."""
     llama = tiny_llama()
     llama.model.layers[1].mlp = llama.model.layers[0].mlp
-    with RowGradients(with_adapter(llama), PAD, 100) as source:
-        with pytest.raises(AdapterRefused, match=r"mlp\..*runs twice in one forward pass"):
-            source.whole(rows)
+    with (
+        RowGradients(with_adapter(llama), PAD, 100) as source,
+        pytest.raises(AdapterRefused, match=r"mlp\..*runs twice in one forward pass"),
+    ):
+        source.whole(rows)
 
 
 class TokenList(torch.nn.Module):
@@ -269,6 +275,8 @@ class TokenList(torch.nn.Module):
 def test_a_layer_that_mixes_the_rows_is_refused(rows: list[TokenRow]) -> None:
     llama = tiny_llama()
     llama.model.layers[0].mlp.up_proj = TokenList(llama.model.layers[0].mlp.up_proj)
-    with RowGradients(with_adapter(llama), PAD, 100) as source:
-        with pytest.raises(AdapterRefused, match=r"up_proj.*not on \[rows, tokens, features\]"):
-            source.whole(rows)
+    with (
+        RowGradients(with_adapter(llama), PAD, 100) as source,
+        pytest.raises(AdapterRefused, match=r"up_proj.*not on \[rows, tokens, features\]"),
+    ):
+        source.whole(rows)

@@ -32,9 +32,7 @@ def by_hand(model: LlamaForCausalLM, row: TokenRow) -> float:
     return -sum(float(log_p[place - 1, row.input_ids[place]]) for place in completion) / len(completion)
 
 
-def test_each_loss_is_the_mean_over_its_own_completion(
-    model: LlamaForCausalLM, rows: list[TokenRow]
-) -> None:
+def test_each_loss_is_the_mean_over_its_own_completion(model: LlamaForCausalLM, rows: list[TokenRow]) -> None:
     with torch.no_grad():
         found = row_losses(model, pad_rows(rows, PAD, CPU))
     assert found.tolist() == pytest.approx([by_hand(model, row) for row in rows], rel=1e-5)

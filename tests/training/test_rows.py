@@ -187,7 +187,13 @@ def test_an_unknown_kind_names_those_known(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("e.jsonl", ""), ("e.jsonl", "\n\n"), ("e.json", "[]"), ("e.csv", ""), ("e.csv", "instruction,output\n")],
+    [
+        ("e.jsonl", ""),
+        ("e.jsonl", "\n\n"),
+        ("e.json", "[]"),
+        ("e.csv", ""),
+        ("e.csv", "instruction,output\n"),
+    ],
 )
 def test_an_empty_file_says_so(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content)

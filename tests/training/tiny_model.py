@@ -79,7 +79,20 @@ def token_row(prompt: int, completion: int, seed: int, source: str | None = None
 
 def dozen_rows() -> list[TokenRow]:
     """Twelve rows of lengths 3 to 40, none sorted, the shortest prompt and completion one token long."""
-    lengths = [(7, 9), (1, 2), (20, 20), (3, 1), (11, 4), (5, 5), (2, 30), (16, 1), (4, 4), (9, 9), (6, 2), (1, 12)]
+    lengths = [
+        (7, 9),
+        (1, 2),
+        (20, 20),
+        (3, 1),
+        (11, 4),
+        (5, 5),
+        (2, 30),
+        (16, 1),
+        (4, 4),
+        (9, 9),
+        (6, 2),
+        (1, 12),
+    ]
     return [token_row(prompt, completion, seed) for seed, (prompt, completion) in enumerate(lengths)]
 
 

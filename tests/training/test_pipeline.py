@@ -1,0 +1,269 @@
+"""The whole line on a tiny model: rows to bundle, again, after a deletion, and after a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from rich.console import Console
+from safetensors.torch import load_file
+from tiny_encoder import save_encoder
+from tiny_model import ROOT
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from bundle.base_check import check_base
+from bundle.read import Bundle, read_bundle
+from demo.rows import make_rows
+from router.semantic import SemanticRouter
+from training.errors import TrainingError
+from training.pipeline import train
+from training.progress import Narrator
+from training.recipe import Recipe, read_recipe
+
+BAD_ROWS = [{"instruction": "Add.", "output": ""}, {"question": "?"}]
+
+
+@dataclass
+class Run:
+    """A recipe's values, and a way to run it."""
+
+    given: dict[str, Any]
+    said: list[str] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.given["output"])
+
+    def recipe(self, **changes: Any) -> Recipe:
+        return read_recipe(None, self.given | {key.replace("__", "."): v for key, v in changes.items()}, [])
+
+    def train(self, **changes: Any) -> Bundle:
+        screen = io.StringIO()
+        try:
+            return train(self.recipe(**changes), Narrator(Console(file=screen, width=200, highlight=False)))
+        finally:
+            self.said.append(screen.getvalue())
+
+    def kept(self) -> dict[str, bool]:
+        """Which stages the last run kept, by their titles."""
+        kept = {}
+        for line in self.said[-1].splitlines():
+            if line.startswith(("Stage", "Bundle")):
+                title, done, _ = line.partition(": done before, kept")
+                kept[title.split(" (")[0]] = bool(done)
+        return kept
+
+    def copied_to(self, folder: Path) -> Run:
+        shutil.copytree(self.folder, folder)
+        return Run(self.given | {"output": str(folder)})
+
+
+@pytest.fixture(scope="module")
+def first(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run on 120 demo rows and two that can't be used."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    rows = make_rows(24, 0, "train")
+    lines = [json.dumps(row) for row in [*rows[:50], BAD_ROWS[0], *rows[50:], BAD_ROWS[1]]]
+    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    run = Run(
+        {
+            "data.files": [str(folder / "rows.jsonl")],
+            "data.licenses": ["mit"],
+            "base.model": str(base_folder),
+            "base.dtype": "float32",
+            "lora.rank": 4,
+            "lora.alpha": 8,
+            "split.validation_at_least": 16,
+            "split.probe_at_least": 24,
+            "warmup.at_least_steps": 10,
+            "warmup.learning_rate": 5e-3,
+            "clusters.k_max": 3,
+            "clusters.n_init": 2,
+            "clusters.max_epochs": 2,
+            "clusters.min_rows": 1,
+            "clusters.probe_memory_mb": 1,
+            "experts.epochs": 1,
+            "experts.learning_rate": 1e-3,
+            "router.encoder": str(save_encoder(folder / "encoder")),
+            "router.max_tokens": 64,
+            "output": str(folder / "run"),
+        }
+    )
+    run.train()
+    return run
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_the_bundle_reads_verifies_and_fits_the_base(first: Run, base_folder: Path) -> None:
+    bundle = read_bundle(first.folder / "bundle")
+    check_base(bundle, base_folder)
+    manifest = bundle.manifest
+    names = [f"expert-{label}" for label in range(len(manifest.experts))]
+    assert len(names) >= 2
+    assert list(manifest.label_order) == names == [expert.name for expert in manifest.experts]
+    assert sum(expert.rows for expert in manifest.experts) == 120 - 16
+    assert sum(expert.share for expert in manifest.experts) == pytest.approx(1)
+    assert [expert.rows for expert in manifest.experts] == sorted(
+        (e.rows for e in manifest.experts), reverse=True
+    )
+    assert (manifest.lora.rank, manifest.lora.alpha) == (4, 8)
+    assert manifest.data_licenses == ("mit",)
+    assert Recipe.model_validate(manifest.recipe) == first.recipe()
+    report = json.loads((bundle.folder / "report" / "report.json").read_text())
+    assert report["rows"]["used"] == 120
+    assert [row["origin"] for row in report["rows"]["unusable"]] == ["rows.jsonl:51", "rows.jsonl:122"]
+    assert report["rows"]["unusable"][0]["reason"] == "it has no response"
+    assert "left out rows.jsonl:51: it has no response" in first.said[0]
+    assert set(report["clusters"]["by_source"]) == {"arithmetic", "reversal", "code", "story", "finance"}
+
+
+def test_the_adapters_are_plain_peft_and_all_differ(first: Run, base_folder: Path) -> None:
+    bundle = first.folder / "bundle"
+    folders = [bundle / "fallback", *sorted((bundle / "experts").iterdir())]
+    ids = torch.tensor([AutoTokenizer.from_pretrained(base_folder)("Add 2 and 3.")["input_ids"]])
+    base = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32)
+    outputs = [base(input_ids=ids).logits]
+    for folder in folders:
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "adapter_config.json",
+            "adapter_model.safetensors",
+        ]
+        base = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32)
+        model = PeftModel.from_pretrained(base, str(folder)).eval()
+        saved = load_file(folder / "adapter_model.safetensors")
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                assert torch.equal(weight, saved[name.replace(".default", "")])
+        outputs.append(model(input_ids=ids).logits)
+    for place, one in enumerate(outputs):
+        for other in outputs[place + 1 :]:
+            assert float((one - other).abs().max()) > 1e-4
+
+
+def test_the_router_of_the_bundle_routes(first: Run) -> None:
+    bundle = read_bundle(first.folder / "bundle")
+    labels, tokens = bundle.manifest.label_order, bundle.manifest.routed_text.max_tokens
+    router = SemanticRouter(bundle.folder / "router", labels, tokens, bundle.manifest.calibration.temperature)
+    probabilities = router.probabilities([row["instruction"] for row in make_rows(4, 1, "heldout")])
+    assert probabilities.shape == (20, len(labels))
+    assert probabilities.sum(1) == pytest.approx(1)
+
+
+def test_a_second_run_keeps_every_stage_and_the_bundle(first: Run, tmp_path: Path) -> None:
+    before = digests(first.folder / "bundle"), digests(first.folder / "stages")
+    changed_at = (first.folder / "bundle" / "bundle.json").stat().st_mtime_ns
+    first.train()
+    assert set(first.kept().values()) == {True}
+    assert "Bundle" in first.kept()
+    assert (digests(first.folder / "bundle"), digests(first.folder / "stages")) == before
+    assert (first.folder / "bundle" / "bundle.json").stat().st_mtime_ns == changed_at
+
+
+def test_a_deleted_expert_is_trained_again_alone_and_to_the_bit(first: Run, tmp_path: Path) -> None:
+    run = first.copied_to(tmp_path / "run")
+    shutil.rmtree(run.folder / "stages" / "expert-1")
+    before = digests(run.folder / "bundle")
+    run.train()
+    again = [title for title, kept in run.kept().items() if not kept]
+    assert len(again) == 1
+    assert again[0].startswith("Stage III: expert 2 of")
+    after = digests(run.folder / "bundle")
+    changed = {name for name in before if before[name] != after[name]}
+    assert after.keys() == before.keys()
+    assert changed <= {"bundle.json", "report/report.json", "report/report.html"}  # times and peaks
+
+
+def test_a_damaged_bundle_is_put_together_again(first: Run, tmp_path: Path) -> None:
+    run = first.copied_to(tmp_path / "run")
+    (run.folder / "bundle" / "chat_template.jinja").write_text("broken")
+    run.train()
+    assert set(run.kept().values()) == {True}
+    assert (run.folder / "bundle" / "chat_template.jinja").read_text() != "broken"
+    read_bundle(run.folder / "bundle")
+
+
+def test_other_experts_need_no_other_clusters(first: Run, tmp_path: Path) -> None:
+    run = first.copied_to(tmp_path / "run")
+    bundle = run.train(experts__epochs=2)
+    kept = run.kept()
+    assert {title for title, kept_ in kept.items() if not kept_} == {t for t in kept if ": expert " in t}
+    assert bundle.manifest.recipe["experts"]["epochs"] == 2
+
+
+def test_what_no_stage_depends_on_still_reaches_the_bundle(first: Run, tmp_path: Path) -> None:
+    run = first.copied_to(tmp_path / "run")
+    bundle = run.train(data__licenses=["apache-2.0"])
+    assert bundle.manifest.data_licenses == ("apache-2.0",)
+    assert all(kept for title, kept in run.kept().items() if title != "Bundle")
+
+
+def test_too_many_bad_rows_stop_before_any_stage(first: Run, tmp_path: Path) -> None:
+    run = Run(first.given | {"output": str(tmp_path / "run"), "data.max_unusable": 0.01})
+    with pytest.raises(TrainingError, match=r"2 of 122 rows can't be used"):
+        run.train()
+    assert not (tmp_path / "run").exists()
+
+
+KILLED = """
+import json, os, signal, sys
+import training.pipeline as pipeline
+from training.progress import Narrator
+from training.recipe import read_recipe
+
+tune, calls = pipeline.finetune, []
+
+def killed_in_the_second_expert(model, tokenizer, rows, schedule, seed, save_to, advance):
+    calls.append(save_to)
+    def stop(done):
+        advance(done)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return tune(model, tokenizer, rows, schedule, seed, save_to, stop)
+
+pipeline.finetune = killed_in_the_second_expert
+pipeline.train(read_recipe(None, json.loads(sys.argv[1]), []), Narrator())
+"""
+
+
+def test_a_killed_run_goes_on_where_it_was(first: Run, tmp_path: Path) -> None:
+    run = Run(first.given | {"output": str(tmp_path / "run")})
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, json.dumps(run.given)],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    stages = run.folder / "stages"
+    assert not (stages / "expert-1").exists()
+    assert not (run.folder / "bundle").exists()
+    before = {
+        name: digests(stages / name) for name in ("warmup", "start", "centroids", "assignment", "expert-0")
+    }
+    run.train()
+    kept = [title for title, kept_ in run.kept().items() if kept_]
+    assert len(kept) == len(before)
+    assert {name: digests(stages / name) for name in before} == before
+    assert not list(stages.glob(".*"))
+    # Two processes, one of them killed: the same adapters to the bit as the run that was never stopped.
+    whole, mended = (read_bundle(each.folder / "bundle").manifest for each in (first, run))
+    assert [expert.digest for expert in mended.experts] == [expert.digest for expert in whole.experts]
+    assert mended.fallback.digest == whole.fallback.digest

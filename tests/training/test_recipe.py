@@ -1,0 +1,183 @@
+"""The recipe: every default says where it comes from, every mistake says which key."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+from tiny_model import ROOT
+
+from training.errors import RecipeError, TrainingError
+from training.recipe import Recipe, read_recipe, resolved_values
+
+GIVEN: dict[str, Any] = {"data.files": ["rows.jsonl"], "base.model": "some/base", "output": "run"}
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def refusal(path: Path | None = None, given: dict[str, Any] | None = None, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(path, GIVEN if given is None else given, list(overrides))
+    assert isinstance(caught.value, TrainingError)
+    return str(caught.value)
+
+
+def leaves(section: type[BaseModel], place: str = "") -> list[str]:
+    found = []
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found += leaves(kind, f"{place}{name}.")
+        else:
+            found.append(f"{place}{name}")
+    return found
+
+
+def test_every_default_says_where_it_comes_from() -> None:
+    values = resolved_values(Recipe())
+    assert sorted(key for key, *_ in values) == sorted(leaves(Recipe))
+    for key, _, tag, why in values:
+        assert re.fullmatch(r"paper|ours|anchor:[\w-]+", tag), key
+        assert why, key
+
+
+def test_what_the_paper_states_is_kept() -> None:
+    recipe = Recipe()
+    tags = {key: tag for key, _, tag, _ in resolved_values(recipe)}
+    assert (recipe.lora.rank, tags["lora.rank"]) == (32, "paper")
+    assert (recipe.split.warmup, tags["split.warmup"]) == (0.05, "paper")
+    assert (min(recipe.clusters.thresholds), max(recipe.clusters.thresholds)) == (0.80, 0.95)
+    assert 5 <= recipe.clusters.cache_batches <= 10
+
+
+def test_a_changed_value_is_tagged_as_the_recipes() -> None:
+    tags = {
+        key: (value, tag) for key, value, tag, _ in resolved_values(read_recipe(None, GIVEN, ["lora.rank=8"]))
+    }
+    assert tags["lora.rank"] == ("8", "recipe")
+    assert tags["base.model"] == ("some/base", "recipe")
+    assert tags["lora.alpha"] == ("64", "ours")
+
+
+def test_set_goes_over_given_goes_over_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, "lora: {rank: 4, alpha: 5, dropout: 0.1}\nbase: {model: from/file}\nseed: 1\n")
+    recipe = read_recipe(path, GIVEN | {"lora.alpha": 6, "lora.rank": 6, "seed": 2}, ["lora.rank=7"])
+    assert (recipe.lora.rank, recipe.lora.alpha, recipe.lora.dropout) == (7, 6, 0.1)
+    assert (recipe.base.model, recipe.seed) == ("some/base", 2)
+    assert recipe.data.files == ("rows.jsonl",)
+    assert recipe.output == Path("run")
+    last = read_recipe(path, GIVEN, ["seed=3", "seed=4"])
+    assert last.seed == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("warmup.learning_rate=1e-4", 1e-4),  # which YAML alone would leave a string
+        ("warmup.learning_rate=0.001", 0.001),
+        ("clusters.k=5", 5),
+        ("clusters.k=null", None),
+        ("clusters.thresholds=[0.5, 0.9]", (0.5, 0.9)),
+        ("base.revision=main", "main"),
+        ("data.licenses=[mit, apache-2.0]", ("mit", "apache-2.0")),
+        ("router.encoder=package:some_name", "package:some_name"),
+        ("base.chat_template=a=b.jinja", Path("a=b.jinja")),
+    ],
+)
+def test_a_set_value_has_the_keys_type(override: str, value: Any) -> None:
+    found: Any = read_recipe(None, GIVEN, [override])
+    for name in override.partition("=")[0].split("."):
+        found = getattr(found, name)
+    assert found == value
+    assert type(found) is type(value) or isinstance(value, Path)
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("lora.ranks=8", "lora.ranks"),
+        ("loras.rank=8", "loras"),
+        ("lora.rank=eight", "lora.rank"),
+        ("lora.rank=0", "lora.rank"),
+        ("lora.rank=", "lora.rank"),
+        ("lora.rank=2.5", "lora.rank"),
+        ("lora.dropout=1", "lora.dropout"),
+        ("lora=8", "lora"),
+        ("seed.deep=8", "seed.deep"),
+        ("base.dtype=float16", "base.dtype"),
+        ("router.kind=oracle", "router.kind"),
+        ("router.max_tokens=4096", "router.max_tokens"),
+        ("clusters.thresholds=[]", "clusters.thresholds"),
+        ("clusters.thresholds=[80]", "clusters.thresholds"),
+        ("clusters.k_max=1", "clusters.k_max"),
+        ("split.validation=0", "split.validation"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(override: str, named: str) -> None:
+    message = (
+        refusal(None, None, override)
+        if override != "seed.deep=8"
+        else refusal(None, GIVEN | {"seed": 1}, override)
+    )
+    assert message.startswith(f"Recipe, {named}")
+
+
+def test_k_min_above_k_max() -> None:
+    message = refusal(None, None, "clusters.k_min=5", "clusters.k_max=4")
+    assert message == "Recipe, clusters.k_min (5) is above k_max (4)."
+
+
+@pytest.mark.parametrize("override", ["lora.rank", "=8", "", "lora.rank: 8"])
+def test_a_set_of_another_form_shows_the_form(override: str) -> None:
+    message = refusal(None, None, override)
+    assert "section.key=value" in message
+    assert repr(override) in message
+
+
+def test_a_set_that_is_no_yaml_is_a_sentence() -> None:
+    assert "clusters.thresholds=[0.8" in refusal(None, None, "clusters.thresholds=[0.8")
+
+
+@pytest.mark.parametrize(
+    ("missing", "what", "remedy"),
+    [
+        ("data.files", "no rows", "--data"),
+        ("base.model", "no base model", "--base-model"),
+        ("output", "no run folder", "--output"),
+    ],
+)
+def test_what_must_be_given_is_named(missing: str, what: str, remedy: str) -> None:
+    message = refusal(None, {key: value for key, value in GIVEN.items() if key != missing})
+    assert message.startswith(f"Recipe, {missing}: {what}")
+    assert remedy in message
+
+
+def test_a_file_that_is_no_recipe(tmp_path: Path) -> None:
+    assert str(tmp_path / "no.yaml") in refusal(tmp_path / "no.yaml")
+    assert "can't be read" in refusal(written(tmp_path, "lora: [rank"))
+    assert "not a mapping of sections" in refusal(written(tmp_path, "- lora\n"))
+    (tmp_path / "latin.yaml").write_bytes("base: {model: Grüße}".encode("latin-1"))
+    assert "can't be read" in refusal(tmp_path / "latin.yaml")
+    assert read_recipe(written(tmp_path, ""), GIVEN, []) == read_recipe(None, GIVEN, [])
+
+
+def test_a_recipe_survives_json_and_yaml(tmp_path: Path) -> None:
+    """The manifest carries it: it must lead to the same run again."""
+    recipe = read_recipe(None, GIVEN, ["clusters.k=3", "base.chat_template=t.jinja"])
+    stored = recipe.model_dump(mode="json")
+    assert read_recipe(written(tmp_path, yaml.safe_dump(stored)), {}, []) == recipe
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_every_recipe_of_the_project_parses(path: Path) -> None:
+    recipe = read_recipe(path, GIVEN, [])
+    assert any(tag == "recipe" for *_, tag, _ in resolved_values(recipe))
