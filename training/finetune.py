@@ -138,7 +138,8 @@ def finetune(
         trainer.train()
     config: Any = model.peft_config[model.active_adapters[0]]
     config.target_modules = sorted(config.target_modules)  # a set: its order would differ from run to run
-    model.save_pretrained(str(save_to), safe_serialization=True)
+    # Embeddings are never trained: left to itself, PEFT would ask the hub whether they were.
+    model.save_pretrained(str(save_to), safe_serialization=True, save_embedding_layers=False)
     tenth = max(1, len(watcher.losses) // 10)
     return Tuned(
         steps=steps,

@@ -153,7 +153,7 @@ class RowGradients:
             batch = pad_rows([rows[place] for place in places], self.pad_id, self.device)
             with sdpa_kernel(SDPBackend.MATH):
                 losses = row_losses(self.base, batch)  # [b]
-                _check_finite(losses, [rows[place] for place in places])
+                _check_finite(losses.detach(), [rows[place] for place in places])
                 losses.sum().backward()
             advance(len(places))
         self._sink = self._places = None

@@ -66,7 +66,7 @@ def test_special_tokens_and_digits_have_their_own_ids(tokenizer: PreTrainedToken
 
 def test_text_survives_the_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:
     texts = [
-        *plain_texts(200, 5),
+        *map("".join, plain_texts(200, 5)),
         "Zoë's café — 東京 🙂\t\n\n    x",
         *(prompt_of(r) for r in make_rows(20, 0, "train")),
     ]
@@ -110,7 +110,7 @@ def test_rows_are_short(tokenizer: PreTrainedTokenizerFast) -> None:
 
 
 def test_plain_text_holds_no_instruction_and_no_chat_markup() -> None:
-    text = "\n".join(plain_texts(5000, 0))
+    text = "\n".join(map("".join, plain_texts(5000, 0)))
     assert list(plain_texts(50, 0)) == list(plain_texts(50, 0)) != list(plain_texts(50, 1))
     assert all(token not in text for token in SPECIAL_TOKENS)
     assert not re.search(r"<\||user:|assistant:|Answer:|\?", text, flags=re.IGNORECASE)
@@ -142,15 +142,26 @@ def test_the_base_knows_its_sums_and_not_the_chat(
 def test_training_lowers_the_loss_and_repeats_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrain, "BATCH", 4)
     monkeypatch.setattr(pretrain, "WARM_UP_STEPS", 2)
-    fresh = train_tokenizer(plain_texts(200, 0), 512)
-    ids = torch.tensor(fresh("\n".join(plain_texts(200, 0)))["input_ids"])
-    windows = ids[: len(ids) // pretrain.WINDOW * pretrain.WINDOW].view(-1, pretrain.WINDOW)
+    tokenizer = train_tokenizer(map("".join, plain_texts(200, 0)), 512)
+    windows = pretrain.windows_of(tokenizer, 200, 0)
     seen, after = windows[:8], []
     for _ in range(2):
         torch.manual_seed(0)
-        model = pretrain.new_model(fresh)
-        before = model(input_ids=seen, labels=seen).loss.item()
+        model = pretrain.new_model(tokenizer)
+        before = model(input_ids=seen[:, 0], labels=seen[:, 1]).loss.item()
         pretrain.train(model, windows, 4, 0)
-        after.append(model(input_ids=seen, labels=seen).loss.item())
+        after.append(model(input_ids=seen[:, 0], labels=seen[:, 1]).loss.item())
     assert after[0] == after[1]
     assert after[0] < before - 0.1
+
+
+def test_the_loss_leaves_out_openings_and_nothing_else(tokenizer: PreTrainedTokenizerFast) -> None:
+    texts = list(plain_texts(40, 0))
+    ids, labels = pretrain.windows_of(tokenizer, 40, 0).transpose(0, 1).reshape(2, -1).tolist()
+    whole = "".join(f"<s>{text.opening}{text.rest}</s>" for text in texts)
+    assert whole.startswith(tokenizer.decode(ids))
+    counted = "".join(f"{text.rest}</s>" for text in texts)
+    assert counted.startswith(tokenizer.decode([label for label in labels if label != pretrain.IGNORED]))
+    assert all(label in (pretrain.IGNORED, id_) for id_, label in zip(ids, labels, strict=True))
+    # As one text, or as an opening and its rest: the same tokens.
+    assert tokenizer("".join(texts[0]))["input_ids"] == ids[: len(tokenizer("".join(texts[0]))["input_ids"])]

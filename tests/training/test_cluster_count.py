@@ -137,6 +137,7 @@ def test_a_gram_matrix_of_low_rank(threshold: float) -> None:
         assert float((lifted - means).norm(dim=1).max()) < 1e-3
 
 
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
 def test_rows_that_are_all_alike() -> None:
     start = choose_clusters(torch.ones(10, 10, dtype=torch.float64), ClustersSection(n_init=1), seed=0)
     assert start.k == 2

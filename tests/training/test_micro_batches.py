@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -20,7 +22,7 @@ def test_every_place_once_and_no_batch_over_the_budget(budget: int) -> None:
 def test_rows_of_like_length_stand_together() -> None:
     ends = [(LENGTHS[batch[0]], LENGTHS[batch[-1]]) for batch in micro_batches(LENGTHS, 300)]
     assert all(shortest <= longest for shortest, longest in ends)
-    assert all(one[1] <= following[0] for one, following in zip(ends, ends[1:], strict=False))
+    assert all(one[1] <= following[0] for one, following in pairwise(ends))
 
 
 def test_batches_are_filled() -> None:

@@ -25,7 +25,7 @@ def test_terms_set_their_cluster_apart() -> None:
 
 def test_words_that_say_nothing_are_left_out() -> None:
     """Stop words, numbers, and what every cluster says equally."""
-    texts = [f"please the and 42 {word}" for word in ("apple", "apple", "brick", "brick")]
+    texts = [f"kindly the and 42 {word}" for word in ("apple", "apple", "brick", "brick")]
     assert top_terms(texts, np.array([0, 0, 1, 1]), 2) == [["apple"], ["brick"]]
 
 
