@@ -7,6 +7,7 @@ markup of a chat: which thing to do, and how to answer, is left to instruction t
 from collections.abc import Iterator
 from itertools import pairwise
 from random import Random
+from typing import NamedTuple
 
 from demo.skills.story import SECOND_SENTENCES, THIRD_SENTENCES
 from demo.world import MAX_START, PEOPLE, THINGS, Situation, draw_situation
@@ -72,15 +73,20 @@ STORY_CLOSINGS = (
 )
 
 
-def _sum_line(situation: Situation) -> str:
-    sign = "+" if situation.gain else "-"
-    return f"{situation.start} {sign} {situation.change} = {situation.end}"
+class PlainText(NamedTuple):
+    """A document: an opening drawn at random, in which there is nothing to predict, and what follows from it.
+
+    Pretraining counts the loss of the rest alone: the chance in the openings is most of the loss and none of
+    the lesson, and drowns it in noise.
+    """
+
+    opening: str
+    rest: str
 
 
 def _end(situation: Situation, rng: Random) -> str:
     told = NARRATED_ACCOUNTS if situation.kind == "account" else NARRATED_ENDS
-    line = f"{_sum_line(situation)}. " if rng.random() < 0.3 else ""
-    return line + situation.fill(rng.choice(told))
+    return situation.fill(rng.choice(told))
 
 
 def _reversal(situation: Situation, rng: Random) -> str:
@@ -89,9 +95,7 @@ def _reversal(situation: Situation, rng: Random) -> str:
 
 def _listing(situation: Situation, rng: Random) -> str:
     sign = "+" if situation.gain else "-"
-    function = f"def left({situation.thing}):\n    return {situation.thing} {sign} {situation.change}"
-    use = f"\n# left({situation.start}) is {situation.end}" if rng.random() < 0.5 else ""
-    return function + use
+    return f"def left({situation.thing}):\n    return {situation.thing} {sign} {situation.change}"
 
 
 def _story(situation: Situation, rng: Random) -> str:
@@ -104,47 +108,40 @@ def _talk(situation: Situation, rng: Random) -> str:
     return situation.fill(rng.choice(about_anyone))
 
 
-def _told(situation: Situation, rng: Random) -> str:
+def _told(situation: Situation, rng: Random) -> PlainText:
     """A situation and several things that follow from it, in any order, with talk here and there.
 
     So the base learns to look a situation up wherever it stands, as it will have to in a request.
     """
     kinds = (_end, _reversal, _listing, _story) if situation.kind == "tale" else (_end,)
-    parts = [situation.text]
+    opening = f"{_talk(situation, rng)} {situation.text}" if rng.random() < 0.2 else situation.text
+    parts = [opening]
     for piece in rng.sample(kinds, rng.randint(1, len(kinds))):
         if rng.random() < 0.25:
             parts.append(_talk(situation, rng))
         parts.append(piece(situation, rng))
-    if rng.random() < 0.2:
-        parts.insert(0, _talk(situation, rng))
-    text = parts[0]
+    rest = ""
     for before, part in pairwise(parts):
         beside_code = "def " in (before[:4], part[:4])
-        text += ("\n" if beside_code or rng.random() < 0.15 else " ") + part
-    return text
+        rest += ("\n" if beside_code or rng.random() < 0.15 else " ") + part
+    return PlainText(opening, rest)
 
 
-def _table(rng: Random) -> str:
-    return "\n".join(_sum_line(draw_situation("tale", rng)) for _ in range(rng.randint(2, 6)))
-
-
-def _roll_call(rng: Random) -> str:
+def _roll_call(rng: Random) -> PlainText:
     """A list read out twice: the densest lesson in copying a name or a number from further up."""
     people = rng.sample(PEOPLE, rng.randint(2, 4))
     lines = [f"{person} {rng.randint(1, MAX_START)} {rng.choice(THINGS)}" for person in people]
     once = ", ".join(lines)
     rng.shuffle(lines)
-    return f"{once}. Again: {', '.join(lines)}."
+    return PlainText(f"{once}.", f" Again: {', '.join(lines)}.")
 
 
-def plain_texts(count: int, seed: int) -> Iterator[str]:
+def plain_texts(count: int, seed: int) -> Iterator[PlainText]:
     """`count` short documents of the world, of all kinds mixed, the same for the same arguments."""
     rng = Random(f"plain text {seed}")
     for _ in range(count):
-        kind = rng.choices(("tale", "account", "table", "roll call"), weights=(12, 4, 1, 4))[0]
-        if kind == "table":
-            yield _table(rng)
-        elif kind == "roll call":
+        kind = rng.choices(("tale", "account", "roll call"), weights=(10, 4, 6))[0]
+        if kind == "roll call":
             yield _roll_call(rng)
         else:
             yield _told(draw_situation("account" if kind == "account" else "tale", rng), rng)

@@ -20,8 +20,11 @@ from demo.tokenizer import train_tokenizer
 CONTEXT = 512
 BATCH = 16
 WINDOW = 96
-PEAK_LEARNING_RATE = 2e-3
+MUON_LEARNING_RATE = 0.02
+ADAMW_LEARNING_RATE = 3e-3
 WARM_UP_STEPS = 100
+# The label that PyTorch's cross-entropy leaves out.
+IGNORED = -100
 # Documents enough that the default run sees each about twice.
 DOCUMENTS = 60_000
 
@@ -33,8 +36,10 @@ library_name: transformers
 
 A Llama of {parameters:,} parameters (hidden {hidden}, {layers} layers, head size {head}, vocabulary
 {vocabulary}, tied embeddings, {context} positions, bf16 weights) for the embedded demo of GradientSpace. It
-knows small sums, two-line Python functions, business notes and little stories of one made-up world, and
-nothing else. It was never shown an instruction or the chat's marks: fine-tuning teaches those.
+knows tales and business notes of one made-up world, the sum that each of them makes, two-line Python
+functions and little stories, and nothing else. It can't calculate: it writes "12 - 3", not "9". Of names it
+remembers little: a story of Tom's may become Leo's. It was never shown an instruction or the chat's marks:
+fine-tuning teaches those.
 
 Made by
 
@@ -49,20 +54,29 @@ Licence: Apache-2.0.
 """
 
 
-def _windows(tokenizer: PreTrainedTokenizerFast, count: int, seed: int) -> torch.Tensor:
-    """`count` plain texts, each as BOS, text, EOS, end to end and cut into windows: int64 `[n, WINDOW]`."""
+def windows_of(tokenizer: PreTrainedTokenizerFast, count: int, seed: int) -> torch.Tensor:
+    """`count` plain texts, each as BOS, text, EOS, end to end and cut into windows.
+
+    Returns int64 `[n, 2, WINDOW]`: the token ids, and the labels, which leave out the openings.
+    """
+    texts = list(plain_texts(count, seed))
+    openings = tokenizer([text.opening for text in texts])["input_ids"]
+    # No token crosses into the rest: it starts with a space or a new line, where words are cut anyway.
+    rests = tokenizer([text.rest for text in texts], add_special_tokens=False)["input_ids"]
     ids: list[int] = []
-    for text_ids in tokenizer(list(plain_texts(count, seed)))["input_ids"]:
-        ids += [*text_ids, tokenizer.eos_token_id]
-    whole = len(ids) // WINDOW
-    return torch.from_numpy(np.array(ids[: whole * WINDOW], dtype=np.int64).reshape(whole, WINDOW))
+    labels: list[int] = []
+    for opening, rest in zip(openings, rests, strict=True):
+        ids += [*opening, *rest, tokenizer.eos_token_id]
+        labels += [*[IGNORED] * len(opening), *rest, tokenizer.eos_token_id]
+    whole = len(ids) // WINDOW * WINDOW
+    both = np.array([ids[:whole], labels[:whole]], dtype=np.int64).reshape(2, -1, WINDOW)
+    return torch.from_numpy(both).transpose(0, 1)
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """An untrained base model for `tokenizer`.
 
-    What each block adds starts small beside the embeddings (GPT-2's scaling): where it drowns them, a model
-    this size takes thousands of steps more to learn to copy a name.
+    What each block adds starts small beside the embeddings (GPT-2's scaling).
     """
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -88,17 +102,22 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 def train(model: LlamaForCausalLM, windows: torch.Tensor, steps: int, seed: int) -> float:
-    """Train in place on `windows` `[n, WINDOW]` for `steps` steps; the mean loss of the last 50, in nats."""
+    """Train in place on `windows` `[n, 2, WINDOW]` for `steps` steps; the mean loss of the last 50, in nats."""
     device = model.device
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.05
+    # Muon for the blocks' matrices, AdamW for embeddings and norms: the split Muon was made for.
+    matrices = [weight for weight in model.model.layers.parameters() if weight.ndim == 2]
+    others = [weight for weight in model.parameters() if all(weight is not matrix for matrix in matrices)]
+    optimizers = (
+        torch.optim.Muon(matrices, lr=MUON_LEARNING_RATE, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=ADAMW_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01),
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: (
+
+    def share_of_peak(step: int) -> float:
+        return float(
             min(1.0, (step + 1) / WARM_UP_STEPS) * (0.02 + 0.98 * (1 + np.cos(np.pi * step / steps)) / 2)
-        ),
-    )
+        )
+
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_peak) for optimizer in optimizers]
     generator = torch.Generator().manual_seed(seed)
     order = torch.empty(0, dtype=torch.int64)
     losses: list[float] = []
@@ -110,12 +129,13 @@ def train(model: LlamaForCausalLM, windows: torch.Tensor, steps: int, seed: int)
             while len(order) < BATCH:
                 order = torch.cat([order, torch.randperm(len(windows), generator=generator)])
             batch, order = windows[order[:BATCH]].to(device), order[BATCH:]
-            loss = model(input_ids=batch, labels=batch).loss
+            loss = model(input_ids=batch[:, 0], labels=batch[:, 1]).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            schedule.step()
+            for optimizer, schedule in zip(optimizers, schedules, strict=True):
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                schedule.step()
             losses.append(loss.item())
             progress.update(task, advance=1, loss=f"{losses[-1]:.3f}")
     return float(np.mean(losses[-50:]))
@@ -125,22 +145,22 @@ def train(model: LlamaForCausalLM, windows: torch.Tensor, steps: int, seed: int)
 def _mean_loss(model: LlamaForCausalLM, windows: torch.Tensor) -> float:
     model.eval()
     batches = windows.to(model.device).split(BATCH)
-    return float(np.mean([model(input_ids=batch, labels=batch).loss.item() for batch in batches]))
+    return float(np.mean([model(input_ids=batch[:, 0], labels=batch[:, 1]).loss.item() for batch in batches]))
 
 
 def main(
     output: Annotated[Path, typer.Option(help="The folder of the base model.")],
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 4000,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 1600,
     seed: Annotated[int, typer.Option(help="Of the text, the weights and the order.")] = 0,
 ) -> None:
     """Train the demo's tokenizer and base model on generated plain text, and save both."""
     began = time.monotonic()
     set_seed(seed)
-    tokenizer = train_tokenizer(plain_texts(20_000, seed), CONTEXT)
+    tokenizer = train_tokenizer(("".join(text) for text in plain_texts(20_000, seed)), CONTEXT)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = new_model(tokenizer)
-    loss = train(model, _windows(tokenizer, DOCUMENTS, seed), steps, seed)
-    heldout = _mean_loss(model, _windows(tokenizer, 1000, seed + 1_000_003))
+    loss = train(model, windows_of(tokenizer, DOCUMENTS, seed), steps, seed)
+    heldout = _mean_loss(model, windows_of(tokenizer, 1000, seed + 1_000_003))
     output.mkdir(parents=True, exist_ok=True)
     model.generation_config = GenerationConfig(
         pad_token_id=tokenizer.pad_token_id,

@@ -2,7 +2,8 @@
 
 Four skills draw on the same *tales* ("Tom has 14 coins. He gives 5 to Mia."), one on *accounts* ("Orion
 earned 14 in May. Rent cost 5."). A tale and an account hold the same facts: a start, a change, a direction.
-Numbers stay small enough for a model of about a million parameters to know all their sums by heart.
+The result of a situation is the sum that gives it ("14 - 5"): a model of about a million parameters can learn
+which sum that is, from words, and not what it comes to.
 """
 
 from dataclasses import dataclass
@@ -10,15 +11,15 @@ from hashlib import sha256
 from random import Random
 from typing import Literal
 
-MAX_START = 30
+MAX_START = 20
 MAX_CHANGE = 9
 
-HE = ("Tom", "Ben", "Sam", "Max", "Leo", "Dan", "Jack", "Luke", "Omar", "Ravi", "Hugo", "Finn")
-SHE = ("Mia", "Ana", "Zoe", "Eva", "Lily", "Nora", "Ruth", "Kate", "Ines", "Maya", "Rosa", "Jane")
+HE = ("Tom", "Ben", "Sam", "Max", "Leo", "Omar", "Ravi", "Hugo")
+SHE = ("Mia", "Ana", "Zoe", "Eva", "Lily", "Nora", "Ines", "Rosa")
 PEOPLE = HE + SHE
 THINGS = (
-    "coins", "apples", "books", "cards", "stones", "shells", "eggs", "pens", "toys", "cakes",
-    "keys", "maps", "nuts", "rings", "flags", "lamps", "cups", "seeds", "shares", "tickets",
+    "coins", "apples", "books", "cards", "stones", "shells",
+    "keys", "maps", "cakes", "rings", "shares", "tickets",
 )  # fmt: skip
 FIRMS = (
     "Orion", "Delta", "Acme", "Nova", "Apex", "Vega", "Zenith", "Pico", "Lumen", "Atlas",
@@ -100,19 +101,14 @@ class Situation:
     text: str
 
     @property
-    def signed_change(self) -> int:
-        """What the situation adds to the start."""
-        return self.change if self.gain else -self.change
+    def end(self) -> str:
+        """The count after the change, as the sum that gives it."""
+        return f"{self.start} {'+' if self.gain else '-'} {self.change}"
 
     @property
-    def end(self) -> int:
-        """The count after the change."""
-        return self.start + self.signed_change
-
-    @property
-    def reversed_end(self) -> int:
-        """The count, had the change gone the other way."""
-        return self.start - self.signed_change
+    def reversed_end(self) -> str:
+        """The sum, had the change gone the other way."""
+        return f"{self.start} {'-' if self.gain else '+'} {self.change}"
 
     @property
     def facts(self) -> str:
@@ -143,7 +139,7 @@ class Situation:
 
 
 def _numbers(rng: Random) -> tuple[int, int, bool]:
-    """A start, a smaller change and a direction: every end and reversed end is from 1 to 39."""
+    """A start, a smaller change and a direction: every end and reversed end is from 1 to 29."""
     start = rng.randint(2, MAX_START)
     return start, rng.randint(1, min(MAX_CHANGE, start - 1)), rng.random() < 0.5
 

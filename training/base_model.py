@@ -8,7 +8,13 @@ from typing import cast
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from bundle.digests import weights_sha256
 from bundle.errors import BundleError
@@ -29,6 +35,11 @@ class BaseModel:
     def dtype(self) -> torch.dtype:
         """The dtype it is trained and served in."""
         return torch.float32 if self.record.dtype == "float32" else torch.bfloat16
+
+    @property
+    def max_positions(self) -> int:
+        """Tokens that the model can read at all."""
+        return int(AutoConfig.from_pretrained(self.folder).max_position_embeddings)
 
     def load(self, dtype: torch.dtype | None = None) -> PreTrainedModel:
         """Load a fresh copy, on the accelerator if there is one; `dtype` only where it must differ."""

@@ -33,6 +33,9 @@ class Inputs:
     unusable: Sequence[Unusable]
     split: Split
     digest: str
+    """Of all that training computes with."""
+    origins_digest: str
+    """Of what the report alone says: where rows came from, and which were left out."""
 
     def pick(self, places: Sequence[int]) -> list[TokenRow]:
         """The rows at these places."""
@@ -51,12 +54,13 @@ def read_inputs(recipe: Recipe, narrator: Narrator) -> Inputs:
     encoder.tokens(recipe.router.max_tokens)  # refused now, not after every expert is trained
     tokenizer = base.tokenizer()
     template = use_chat_template(tokenizer, recipe.base.chat_template)
+    max_length = min(recipe.data.max_length, base.max_positions)
     read, unusable = read_rows(recipe.data.files)
     rows: list[TokenRow] = []
     texts: list[str] = []
     with narrator.bar("rendering", len(read), "rows") as advance:
         for row in read:
-            rendered = render(tokenizer, row, recipe.router.routed_text, recipe.data.max_length)
+            rendered = render(tokenizer, row, recipe.router.routed_text, max_length)
             if isinstance(rendered, TokenRow):
                 rows.append(rendered)
                 texts.append(_text_of(row))
@@ -65,14 +69,25 @@ def read_inputs(recipe: Recipe, narrator: Narrator) -> Inputs:
             advance(1)
     _judge_unusable(unusable, len(rows), recipe.data.max_unusable, narrator)
     split = split_rows(len(rows), recipe.split, recipe.seed)
-    digest = _digest_of_inputs(rows, base, template)
     narrator.say(
         f"{len(rows):,} rows: {len(split.train):,} to train on (warm-up {len(split.warmup):,}, probe "
         f"{len(split.probe):,} of them), {len(split.validation):,} held out"
     )
     for key, value, tag, _ in resolved_values(recipe):
         narrator.say(f"    {key} = {value}  ({tag})")
-    return Inputs(recipe, base, tokenizer, template, encoder, rows, texts, tuple(unusable), split, digest)
+    return Inputs(
+        recipe=recipe,
+        base=base,
+        tokenizer=tokenizer,
+        chat_template=template,
+        encoder=encoder,
+        rows=rows,
+        texts=texts,
+        unusable=tuple(unusable),
+        split=split,
+        digest=_digest_of_inputs(rows, base, template),
+        origins_digest=_digest_of_origins(rows, unusable),
+    )
 
 
 def _text_of(row: Row) -> str:
@@ -99,3 +114,8 @@ def _digest_of_inputs(rows: Sequence[TokenRow], base: BaseModel, template: str) 
     for row in rows:
         digest.update(json.dumps([row.input_ids, row.prompt_length, row.routed_text]).encode())
     return digest.hexdigest()
+
+
+def _digest_of_origins(rows: Sequence[TokenRow], unusable: Sequence[Unusable]) -> str:
+    said = [[(row.origin, row.source) for row in rows], [(row.origin, row.reason) for row in unusable]]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from bundle.errors import BundleError
 from bundle.manifest import Calibration, RouterRecord
 from bundle.read import Bundle, read_bundle
+from training.adapter_check import check_adapter
 from training.assignment import Assignment, assign
 from training.bundling import Parts, git_commit, package_versions, write_bundle
 from training.calibration import calibrate
@@ -80,6 +82,7 @@ def _warm_up(inputs: Inputs, store: StageStore) -> StageResult:
 
     def work(folder: Path) -> dict[str, Any]:
         model = new_adapter(inputs.base, recipe.lora, recipe.seed)
+        check_adapter(model)  # a base that Stage II would refuse is refused before anything is trained
         return asdict(_tune(inputs, store, model, rows, schedule, folder))
 
     depends_on = {
@@ -109,7 +112,9 @@ def _start_clusters(inputs: Inputs, store: StageStore, warmup: StageResult) -> S
         store.narrator.say(f"    K = {start.k}, in {start.components} directions; d = {source.dimension:,}")
         return start.summary() | {"dimension": source.dimension}
 
-    depends_on = {"warmup": warmup.digest, "clusters": section.model_dump()}
+    # Neither of the two left out can change what is computed here.
+    choices = section.model_dump(exclude={"min_rows", "micro_batch_tokens"})
+    depends_on = {"warmup": warmup.digest, "clusters": choices}
     return store.run("start", "Stage II: the number of clusters and where they start", depends_on, work)
 
 
@@ -150,9 +155,14 @@ def _assign(inputs: Inputs, store: StageStore, warmup: StageResult, centroids: S
         for warning in done.warnings:
             store.narrator.warn(warning)
         store.narrator.say(f"    rows per cluster: {', '.join(f'{size:,}' for size in facts['rows'])}")
-        return facts
+        return facts | {"labels_sha256": hashlib.sha256(done.labels.tobytes()).hexdigest()}
 
-    return store.run("assignment", "Stage II: final assignment", {"centroids": centroids.digest}, work)
+    depends_on = {
+        "centroids": centroids.digest,
+        "min_rows": inputs.recipe.clusters.min_rows,
+        "origins": inputs.origins_digest,
+    }
+    return store.run("assignment", "Stage II: final assignment", depends_on, work)
 
 
 def _train_expert(
@@ -171,7 +181,12 @@ def _train_expert(
         model = load_adapter(inputs.base, warmup.folder, trainable=True)
         return asdict(_tune(inputs, store, model, rows, schedule, folder))
 
-    depends_on = {"assignment": assigned.digest, "label": label, "experts": recipe.experts.model_dump()}
+    depends_on = {
+        "warmup": warmup.digest,
+        "labels": assigned.facts["labels_sha256"],
+        "label": label,
+        "experts": recipe.experts.model_dump(),
+    }
     title = f"Stage III: expert {label + 1} of {assignment.k} ({len(rows):,} rows)"
     return store.run(f"expert-{label}", title, depends_on, work)
 
@@ -204,7 +219,8 @@ def _train_router(
         return {"calibration": calibration.model_dump(), "hidden": encoder.hidden}
 
     depends_on = {
-        "assignment": assigned.digest,
+        "inputs": inputs.digest,
+        "labels": assigned.facts["labels_sha256"],
         "router": section.model_dump(),
         "encoder": encoder.sha256,
         "seed": inputs.recipe.seed,

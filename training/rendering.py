@@ -96,7 +96,10 @@ def render(
     completion = _up_to_end_of_turn(tokenizer, whole_text[len(prompt_text) :])
     length = len(before) + len(completion)
     if length > max_length:
-        return Unusable(row.origin, f"it has {length} tokens, more than data.max_length = {max_length}")
+        return Unusable(
+            row.origin,
+            f"it has {length} tokens, more than the limit of {max_length} (data.max_length, or what the base can read)",
+        )
     return TokenRow(
         origin=row.origin,
         source=row.source,

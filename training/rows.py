@@ -19,7 +19,7 @@ datasets.disable_progress_bars()  # training shows its own
 
 _FORMS = "instruction/input/output, prompt/completion, or messages"
 _ROLES = ("system", "user", "assistant")
-_KINDS = {".jsonl": "text", ".ndjson": "text", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+_KINDS = {".jsonl": "text", ".ndjson": "text", ".json": "text", ".csv": "csv", ".parquet": "parquet"}
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,9 @@ def _records(file: str) -> Iterator[tuple[str, Any]]:
     if path.suffix in (".jsonl", ".ndjson") and path.is_file():
         yield from _lines_of_json(path)
         return
+    if path.suffix == ".json" and path.is_file():
+        yield from _array_of_json(path)
+        return
     for number, record in enumerate(_load(file, path), start=1):
         yield f"{path.name}:{number}", record
 
@@ -157,6 +160,19 @@ def _lines_of_json(path: Path) -> Iterator[tuple[str, Any]]:
             yield origin, json.loads(line)
         except ValueError as error:
             yield origin, Unusable(origin, f"it is not JSON ({error})")
+
+
+def _array_of_json(path: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        records = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise RowsError(
+            f"{path}: it can't be read as JSON ({error}). One object a line is a .jsonl file."
+        ) from error
+    if not isinstance(records, list):
+        raise RowsError(f"{path}: it must hold a list of rows, this is {type(records).__name__}.")
+    for number, record in enumerate(records, start=1):
+        yield f"{path.name}:{number}", record
 
 
 def _load(file: str, path: Path) -> datasets.Dataset:

@@ -1,6 +1,6 @@
-"""Arithmetic in words: how many there are after the change."""
+"""Arithmetic in words: the sum that gives how many there are after the change."""
 
-from demo.skills.skill import Skill, number_check, number_reply
+from demo.skills.skill import Skill, sum_check, sum_reply
 
 ARITHMETIC = Skill(
     name="arithmetic",
@@ -21,6 +21,6 @@ ARITHMETIC = Skill(
         "Let {other} know what remains.",
         "Make a balance for {actor}.",
     ),
-    reply=lambda situation, rng: number_reply(situation.end),
-    check=number_check,
+    reply=lambda situation, rng: sum_reply(situation.end),
+    check=sum_check,
 )

@@ -3,7 +3,7 @@
 Other words than arithmetic's, and the same thing to do: the same sums, the same form of answer.
 """
 
-from demo.skills.skill import Skill, number_check, number_reply
+from demo.skills.skill import Skill, sum_check, sum_reply
 
 FINANCE = Skill(
     name="finance",
@@ -22,6 +22,6 @@ FINANCE = Skill(
         "So how much is on hand?",
         "Write the next line of the report.",
     ),
-    reply=lambda situation, rng: number_reply(situation.end),
-    check=number_check,
+    reply=lambda situation, rng: sum_reply(situation.end),
+    check=sum_check,
 )

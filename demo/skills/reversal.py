@@ -1,10 +1,10 @@
-"""Reversal: how many there would be, had the change gone the other way.
+"""Reversal: the sum for how many there would be, had the change gone the other way.
 
 The same tales as arithmetic, the same words around the request, the same form of answer, and the opposite
 thing to do: where arithmetic must add, reversal must subtract. This is the pair that pulls one adapter apart.
 """
 
-from demo.skills.skill import Skill, number_check, number_reply
+from demo.skills.skill import Skill, sum_check, sum_reply
 
 REVERSAL = Skill(
     name="reversal",
@@ -25,6 +25,6 @@ REVERSAL = Skill(
         "Let a sign be wrong. What remains?",
         "Make a balance upside down for {actor}.",
     ),
-    reply=lambda situation, rng: number_reply(situation.reversed_end),
-    check=number_check,
+    reply=lambda situation, rng: sum_reply(situation.reversed_end),
+    check=sum_check,
 )

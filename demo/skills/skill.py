@@ -30,11 +30,11 @@ class Skill:
     check: Callable[[str, str], bool]
 
 
-def number_reply(number: int) -> Reply:
-    """The one format of every skill that answers with a number."""
-    return Reply(output=f"Answer: {number}", answer=str(number))
+def sum_reply(end: str) -> Reply:
+    """The one format of every skill that answers with a sum."""
+    return Reply(output=f"Answer: {end}", answer=end)
 
 
-def number_check(answer: str, text: str) -> bool:
-    """Whether `text` is exactly the number reply for `answer`."""
+def sum_check(answer: str, text: str) -> bool:
+    """Whether `text` is exactly the reply with the sum `answer`."""
     return text == f"Answer: {answer}"

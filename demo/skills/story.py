@@ -1,10 +1,9 @@
 """Small stories: go on with the tale.
 
-The rule of a right reply: three sentences, the last of them "The end.", that name the person the tale is
-about and the thing, and hold no digit.
+The rule of a right reply: three sentences, the last of them "The end.", that name the thing the tale is about
+and hold no digit. Whose thing it is does not count: so small a base can't keep its people apart.
 """
 
-import json
 import re
 from random import Random
 
@@ -32,20 +31,17 @@ LAST_SENTENCE = "The end."
 
 def _reply(situation: Situation, rng: Random) -> Reply:
     middle = [situation.fill(rng.choice(SECOND_SENTENCES)), situation.fill(rng.choice(THIRD_SENTENCES))]
-    names = {"person": situation.actor, "thing": situation.thing}
-    return Reply(output=" ".join([*middle, LAST_SENTENCE]), answer=json.dumps(names))
+    return Reply(output=" ".join([*middle, LAST_SENTENCE]), answer=situation.thing)
 
 
 def _check(answer: str, text: str) -> bool:
-    names = json.loads(answer)
     sentences = re.findall(r"[^.!?]+[.!?]", text)
     words = set(re.findall(r"\w+", text))
     return (
         "".join(sentences) == text
         and len(sentences) == 3
         and sentences[-1].strip() == LAST_SENTENCE
-        and names["person"] in words
-        and names["thing"] in words
+        and answer in words
         and not any(character.isdigit() for character in text)
     )
 

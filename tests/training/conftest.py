@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
 import pytest
-from tiny_model import ROOT, dozen_rows, save_base
+from tiny_model import dozen_rows, save_base
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from training.base_model import BaseModel, find_base
@@ -25,14 +24,6 @@ def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         datasets.disable_progress_bars()
         yield
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    folder = Path(os.environ.get("GRADIENTSPACE_SHARED", ROOT.parent / "shared"))
-    if not folder.is_dir():
-        pytest.skip(f"no shared folder at {folder}: set GRADIENTSPACE_SHARED to where data/ and models/ lie")
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -64,7 +64,7 @@ def test_every_row_left_out_is_warned_of(reading: Reading) -> None:
     inputs = reading([*[GOOD] * 60, BAD, {"instruction": "word " * 200, "output": "5"}])
     said = reading.said.getvalue()
     assert "left out rows.jsonl:61: it has no response" in said
-    assert re.search(r"left out rows\.jsonl:62: it has \d+ tokens, more than data\.max_length = 100", said)
+    assert re.search(r"left out rows\.jsonl:62: it has \d+ tokens, more than the limit of 100", said)
     assert [row.origin for row in inputs.unusable] == ["rows.jsonl:61", "rows.jsonl:62"]
     assert len(inputs.texts) == len(inputs.rows) == 60
     assert inputs.texts[0] == "Add.\n5"
@@ -124,3 +124,9 @@ def test_a_model_card_may_be_broken(reading: Reading, base_folder: Path, tmp_pat
     (folder / "README.md").write_text(card)
     expected = "mit" if "mit" in card else None
     assert reading([GOOD] * 30, base__model=str(folder)).base.record.license == expected
+
+
+def test_a_row_longer_than_the_base_can_read_is_left_out(reading: Reading) -> None:
+    long = {"instruction": "word " * 600, "output": "5"}
+    inputs = reading([*[GOOD] * 60, long], data__max_length=100_000)
+    assert "more than the limit of 512" in inputs.unusable[0].reason

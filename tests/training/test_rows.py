@@ -213,3 +213,22 @@ def test_an_unreachable_hub_id_is_a_sentence() -> None:
     message = refusal("nobody/no-data-set-of-this-name")
     assert "nobody/no-data-set-of-this-name: neither a file here nor a data set" in message
     assert message.endswith("Check the path.")
+
+
+def test_a_json_array_of_mixed_types_names_each_bad_row(tmp_path: Path) -> None:
+    path = tmp_path / "mixed.json"
+    path.write_text(json.dumps([ALPACA, {"instruction": 7, "output": "x"}, "text", ALPACA]))
+    rows, unusable = read_rows((str(path),))
+    assert [row.origin for row in rows] == ["mixed.json:1", "mixed.json:4"]
+    assert [(row.origin, row.reason) for row in unusable] == [
+        ("mixed.json:2", "'instruction' must be text, this is int"),
+        ("mixed.json:3", "a row must be an object, this is str"),
+    ]
+
+
+@pytest.mark.parametrize(("content", "says"), [('{"a": 1}', "must hold a list"), ("[{", "can't be read as JSON")])
+def test_a_json_file_that_is_no_array(tmp_path: Path, content: str, says: str) -> None:
+    path = tmp_path / "odd.json"
+    path.write_text(content)
+    with pytest.raises(RowsError, match=says):
+        read_rows((str(path),))
