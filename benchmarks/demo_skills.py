@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from transformers.utils import logging as transformers_logging
 
 from bundle.read import read_bundle
 from demo.rows import SKILLS, is_correct, make_rows
@@ -54,6 +55,7 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
 ) -> None:
     """Print accuracy per skill of four systems on held-out rows."""
+    transformers_logging.disable_progress_bar()
     narrator = Narrator()
     bundle = read_bundle(run)
     inputs = read_inputs(Recipe.model_validate(bundle.manifest.recipe), narrator)

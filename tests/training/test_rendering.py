@@ -112,7 +112,8 @@ def test_a_row_too_long_is_unusable_with_both_numbers(tokenizer: PreTrainedToken
     assert isinstance(render(tokenizer, ROW, "last_user", length), TokenRow)
     found = render(tokenizer, ROW, "last_user", length - 1)
     assert found == Unusable(
-        "rows.jsonl:3", f"it has {length} tokens, more than the limit of {length - 1} (data.max_length, or what the base can read)"
+        "rows.jsonl:3",
+        f"it has {length} tokens, more than the limit of {length - 1} (data.max_length, or what the base can read)",
     )
 
 

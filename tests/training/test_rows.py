@@ -226,7 +226,9 @@ def test_a_json_array_of_mixed_types_names_each_bad_row(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(("content", "says"), [('{"a": 1}', "must hold a list"), ("[{", "can't be read as JSON")])
+@pytest.mark.parametrize(
+    ("content", "says"), [('{"a": 1}', "must hold a list"), ("[{", "can't be read as JSON")]
+)
 def test_a_json_file_that_is_no_array(tmp_path: Path, content: str, says: str) -> None:
     path = tmp_path / "odd.json"
     path.write_text(content)
