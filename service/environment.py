@@ -31,7 +31,7 @@ def prepare_environment(environ: MutableMapping[str, str], verbose: bool, cores:
     environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "0"  # no client may ever load a path
     environ["VLLM_NO_USAGE_STATS"] = "1"
     environ["HF_HUB_OFFLINE"] = "1"  # the base is a folder by now, nothing else is to be fetched
-    environ.setdefault("VLLM_LOGGING_LEVEL", "INFO" if verbose else "WARNING")
+    environ.setdefault("VLLM_LOGGING_LEVEL", "INFO" if verbose else "ERROR")
     environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # standard output is for the ready lines
     if cores <= SMALL_MACHINE_CORES:
         environ.setdefault("OMP_NUM_THREADS", "1")

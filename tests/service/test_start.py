@@ -178,7 +178,7 @@ def test_the_environment_of_the_engine() -> None:
     prepare_environment(small, verbose=False, cores=2)
     assert small["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "0"
     assert (small["OMP_NUM_THREADS"], small["VLLM_ENABLE_V1_MULTIPROCESSING"]) == ("1", "0")
-    assert small["VLLM_LOGGING_LEVEL"] == "WARNING"
+    assert small["VLLM_LOGGING_LEVEL"] == "ERROR"
     large: dict[str, str] = {}
     prepare_environment(large, verbose=True, cores=16)
     assert "OMP_NUM_THREADS" not in large
