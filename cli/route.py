@@ -63,10 +63,10 @@ def _print_table(rows: list[dict[str, Any]], labels: tuple[str, ...]) -> None:
 
     table = Table()
     table.add_column("text", overflow="ellipsis", no_wrap=True, ratio=1)
-    table.add_column("expert", no_wrap=True, style="bold")
-    for label in labels:
-        table.add_column(escape(label), justify="right", no_wrap=True)
+    # As wide as its longest name: what the command is asked for must never be cut.
+    table.add_column("expert", min_width=max(map(len, (*labels, "fallback"))), no_wrap=True, style="bold")
+    table.add_column("probabilities, in label order", justify="right")
     for row in rows:
-        shown = [f"{probability:.3f}" for probability in row["probabilities"].values()]
-        table.add_row(escape(row["text"].replace("\n", " ")), escape(row["expert"]), *shown)
+        shown = " ".join(f"{probability:.3f}" for probability in row["probabilities"].values())
+        table.add_row(escape(row["text"].replace("\n", " ")), escape(row["expert"]), shown)
     Console().print(table)

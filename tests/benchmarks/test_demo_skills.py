@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from demo.rows import SKILLS
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_the_table_of_the_readme(demo_bundle: Path, tmp_path: Path) -> None:
+    figures = tmp_path / "table.json"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks.demo_skills", str(demo_bundle.parent)),
+            *("--per-skill", "10", "--json", str(figures)),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(
+        "| skill (held-out rows) | base | one LoRA | auto | experts by true skill |"
+    )
+    record = json.loads(figures.read_text())
+    assert set(record["accuracy"]) == {*SKILLS, "all"}
+    for system in ("base", "one LoRA", "auto", "experts by true skill"):
+        assert record["accuracy"]["all"][system]["total"] == 10 * len(SKILLS)
+    assert all(sum(counts) == 10 for counts in record["routed_to"].values())
+    # The base was never shown the chat; whoever was tuned must do better.
+    assert (
+        record["accuracy"]["all"]["experts by true skill"]["right"]
+        > record["accuracy"]["all"]["base"]["right"]
+    )
