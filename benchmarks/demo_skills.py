@@ -33,7 +33,7 @@ from training.progress import Narrator
 from training.recipe import Recipe
 from training.rendering import TokenRow, prompt_ids
 from training.rows import Row, parse_row
-from training.stages import StageStore
+from training.stage_store import StageStore
 
 SYSTEMS = ("base", "one LoRA", "auto", "experts by true skill")
 _MAX_NEW_TOKENS = 64

@@ -7,5 +7,6 @@ adapter_check -> row_gradients -> gram -> cluster_count
 experts -> encoder -> router_head -> router_export       Stage III, experts and router
 report -> bundling                                       what people and the service get
 
-`pipeline.train` walks that line; `stages` remembers what is done.
+`pipeline.train` walks that line through `stage_one`, `stage_two` and `stage_three`; `stage_store` remembers what
+is done.
 """

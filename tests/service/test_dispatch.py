@@ -310,7 +310,7 @@ async def test_a_part_that_fails_fails_the_whole_and_stops_the_others(stream: bo
 
 async def test_an_engine_that_crashes_gives_an_error_that_tells_nothing() -> None:
     setup = Setup()
-    setup.inner.crash_with = RuntimeError("secret detail of /root/secret")
+    setup.inner.crash_with = RuntimeError("secret detail of /srv/secret")
     for prompt in ("1 a", ["1 a", "2 b"]):
         answer = await setup.post("/v1/completions", {"prompt": prompt})
         assert answer.status_code == 500

@@ -226,10 +226,11 @@ def test_too_many_bad_rows_stop_before_any_stage(first: Run, tmp_path: Path) -> 
 KILLED = """
 import json, os, signal, sys
 import training.pipeline as pipeline
+import training.tuning as tuning
 from training.progress import Narrator
 from training.recipe import read_recipe
 
-tune, calls = pipeline.finetune, []
+tune, calls = tuning.finetune, []
 
 def killed_in_the_second_expert(model, tokenizer, rows, schedule, seed, save_to, advance):
     calls.append(save_to)
@@ -239,7 +240,7 @@ def killed_in_the_second_expert(model, tokenizer, rows, schedule, seed, save_to,
             os.kill(os.getpid(), signal.SIGKILL)
     return tune(model, tokenizer, rows, schedule, seed, save_to, stop)
 
-pipeline.finetune = killed_in_the_second_expert
+tuning.finetune = killed_in_the_second_expert
 pipeline.train(read_recipe(None, json.loads(sys.argv[1]), []), Narrator())
 """
 

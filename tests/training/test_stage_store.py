@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from training.progress import Narrator
-from training.stages import StageStore
+from training.stage_store import StageStore
 
 
 class Kitchen:
