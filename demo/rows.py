@@ -7,7 +7,7 @@ be done, skills that differ in phrasing and must do the same, and a pair that pu
 import json
 from pathlib import Path
 from random import Random
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -45,6 +45,8 @@ def make_rows(per_skill: int, seed: int, split: Split) -> list[dict[str, str]]:
     Returns rows with the keys instruction, input (may be ""), output, source (the true skill) and answer
     (what `is_correct` needs).
     """
+    if split not in get_args(Split):
+        raise ValueError(f"split: {split!r} is none of {', '.join(get_args(Split))}")
     rows = []
     for skill in ALL_SKILLS:
         rng = Random(f"rows {skill.name} {seed} {split}")

@@ -215,3 +215,8 @@ def test_the_command_writes_the_same_rows(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "25 rows of 5 skills" in done.stdout
     assert [json.loads(line) for line in output.read_text().splitlines()] == make_rows(5, 4, "heldout")
+
+
+def test_an_unknown_split_is_refused() -> None:
+    with pytest.raises(ValueError, match="split: 'test' is none of train, heldout"):
+        make_rows(1, 0, "test")  # type: ignore[arg-type]
