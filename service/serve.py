@@ -153,7 +153,7 @@ async def _started(args: Namespace, lifecycle: Lifecycle) -> AsyncIterator[Runni
     """Start the engine; what vLLM raises while starting becomes one sentence, with its trace if asked for."""
     async with contextlib.AsyncExitStack() as stack:
         try:
-            with console.ticking("engine starting, usually 25-60 s"):
+            with console.ticking("engine starting, usually 10-60 s"):
                 engine = await stack.enter_async_context(running_engine(args, lifecycle.engine_died))
         except Exception as error:
             _log.info("The engine's failure", exc_info=True)

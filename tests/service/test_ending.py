@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import httpx
@@ -46,7 +47,8 @@ def test_ctrl_c_lets_a_stream_finish_and_leaves_nothing_behind(
 @pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_while_the_engine_starts(demo_bundle: Path, tmp_path: Path, asked: signal.Signals) -> None:
     with started(demo_bundle, tmp_path) as server:
-        server.wait_until_said("engine starting, usually 25-60 s: 10 s")
+        server.wait_until_said("engine starting")
+        time.sleep(3)  # into the start, and on a quick machine not past it
         family = server.family()
         if asked == signal.SIGINT:
             os.killpg(server.process.pid, asked)

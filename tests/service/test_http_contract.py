@@ -215,5 +215,5 @@ def test_the_start_says_what_was_resolved(server: LiveServer, bundle: Bundle) ->
     ):
         assert fact in told
     assert f"{len(bundle.manifest.experts)} experts" in told
-    assert "engine starting, usually 25-60 s" in told
+    assert "engine starting, usually 10-60 s" in told
     assert server.out.read_text().splitlines()[0].startswith("ready after")
