@@ -13,7 +13,7 @@ serve: setup $(DEMO)/bundle/bundle.json
 	.venv/bin/gradientspace serve $(DEMO)/bundle --host $(HOST) --port $(PORT)
 
 setup:
-	@PYTHON=$(PYTHON) requirements/install.sh
+	@exec env PYTHON=$(PYTHON) requirements/install.sh
 
 demo: setup $(DEMO)/bundle/bundle.json
 
