@@ -19,11 +19,11 @@ say() { printf '\n== %s\n' "$*"; }
 
 say "1/4 virtual environment in $venv ($("$python" --version))"
 [ -x $venv/bin/python ] || "$python" -m venv $venv
-# In the background and waited for, so that a SIGTERM to this script ends pip as well.
+# In the background and waited for, so that a signal to this script ends pip as well.
 run() {
     "$@" &
     local child=$!
-    trap 'kill $child 2>/dev/null; exit 143' TERM
+    trap 'kill $child 2>/dev/null; exit 143' TERM INT
     wait $child
 }
 pip() { run $venv/bin/python -m pip --disable-pip-version-check "$@"; }
