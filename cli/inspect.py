@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.fail import fail
+
 if TYPE_CHECKING:
     from bundle.read import Bundle
 
@@ -38,16 +40,7 @@ def opened_bundle(path: Path) -> Bundle:
     try:
         return read_bundle(path)
     except BundleError as error:
-        raise refused(error) from error
-
-
-def refused(error: ValueError) -> typer.Exit:
-    """Print a user's mistake as one red sentence on stderr and return the exit to raise."""
-    from rich.console import Console
-    from rich.text import Text
-
-    Console(stderr=True, soft_wrap=True).print(Text(str(error), style="red"))
-    return typer.Exit(2)
+        fail(str(error))
 
 
 def _summary(bundle: Bundle) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.inspect import opened_bundle, refused
+from cli.fail import fail
+from cli.inspect import opened_bundle
 
 if TYPE_CHECKING:
     from bundle.manifest import Manifest
@@ -30,7 +31,7 @@ def route(
     try:
         router = load_router(opened, threads)
     except BundleError as error:
-        raise refused(error) from error
+        fail(str(error))
     asked = texts or [line.rstrip("\n") for line in sys.stdin]
     rows = [
         _decision(opened.manifest, text, row.tolist())
