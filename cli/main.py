@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import typer
 
+from cli.diagnose import diagnose
 from cli.inspect import inspect
+from cli.plan import plan
 from cli.route import route
 from cli.serve import serve
 from cli.train import train
@@ -17,6 +19,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(train)
+app.command()(plan)
+app.command()(diagnose)
 app.command()(serve)
 app.command()(route)
 app.command()(inspect)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,6 +31,18 @@ def train(
             help="Change one value of the recipe, e.g. lora.rank=8; may be repeated.",
         ),
     ] = None,
+    memory_budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory for clustering, e.g. 8GB: decides what is kept in it (clusters.memory_budget_mb)."
+        ),
+    ] = None,
+    disk_budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Disk for gradients, e.g. 100GB: decides whether they are kept (clusters.disk_budget_mb)."
+        ),
+    ] = None,
     help_recipe: Annotated[
         bool,
         typer.Option(
@@ -46,15 +58,21 @@ def train(
     from cli.fail import fail
     from training.errors import TrainingError
     from training.recipe import Recipe, read_recipe, resolved_values
+    from training.sizes import parse_megabytes
 
     if help_recipe:
         for key, value, tag, why in resolved_values(Recipe()):
             typer.echo(f"{key} = {value}  ({tag}) {why}")
         return
 
-    named = {"data.files": data, "base.model": base_model, "output": output}
+    named: dict[str, Any] = {"data.files": data, "base.model": base_model, "output": output}
     try:
-        resolved = read_recipe(recipe, {key: value for key, value in named.items() if value}, settings or [])
+        named |= {
+            "clusters.memory_budget_mb": parse_megabytes(memory_budget, "--memory-budget"),
+            "clusters.disk_budget_mb": parse_megabytes(disk_budget, "--disk-budget"),
+        }
+        given = {key: value for key, value in named.items() if value is not None}
+        resolved = read_recipe(recipe, given, settings or [])
         # Only now what takes seconds to import: a wrong recipe is told at once.
         from training.pipeline import train as run
         from training.progress import Narrator

@@ -10,9 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.checkpoint import Checkpoint
+from training.gradient_source import UnitGradients
 from training.progress import Advance
-from training.rendering import TokenRow
-from training.row_gradients import RowGradients
+
+_PIECE_ROWS = 64  # between two chances of a checkpoint; enough to fill micro-batches with rows of one length
 
 
 @dataclass(frozen=True)
@@ -32,35 +34,63 @@ class Assignment:
     warnings: tuple[str, ...]
 
 
-def assign(
-    source: RowGradients,
-    rows: Sequence[TokenRow],
-    counted: NDArray[np.bool_],
+@dataclass(frozen=True)
+class Comparison:
+    """All rows against the final centroids: cosines [N, K], norms [N], the share of B in their squares [N]."""
+
+    cosines: NDArray[np.float64]
+    norm: NDArray[np.float64]
+    share_b: NDArray[np.float64]
+
+
+def compare_rows(
+    source: UnitGradients,
+    lengths: Sequence[int],
     centroids: Tensor,
-    min_rows: int,
+    checkpoint: Checkpoint,
     advance: Advance,
-) -> Assignment:
-    """Assign rows [N] to unit centroids [K, d] by cosine; no gradient is kept.
+) -> Comparison:
+    """Compare every row (`lengths` [N] are their tokens) with unit centroids [K, d]; no gradient is kept."""
+    world, n, k = checkpoint.world, len(lengths), centroids.shape[0]
+    owners = np.asarray(source.owners(range(n)))
+    by_length = np.argsort(np.asarray(lengths), kind="stable")
+    mine = by_length[owners[by_length] == world.rank]
+    found = torch.zeros(n, k + 2, dtype=torch.float64)  # [N, K + 2]: cosines, norm, share of B
+    begin = 0
+    standing = checkpoint.load()
+    if standing is not None:
+        begin, found = standing.facts["done"], standing.tensors["found"]
+        advance(min(begin, len(mine)))
+    # All processes take the same number of turns: they save together.
+    most = max(np.bincount(owners, minlength=world.size)) if n else 0
+    for start in range(begin, int(most), _PIECE_ROWS):
+        piece = mine[start : start + _PIECE_ROWS].tolist()
+        if piece:
+            compared = source.compare(piece, centroids, advance)
+            columns = (compared.cosines, compared.norm[:, None], compared.share_b[:, None])
+            found[piece] = torch.cat([column.double().cpu() for column in columns], dim=1)
+        if checkpoint.due():
+            checkpoint.save({"done": start + _PIECE_ROWS}, {"found": found})
+    everyone = world.sum_(found).numpy()
+    return Comparison(everyone[:, :k], everyone[:, k], everyone[:, k + 1])
+
+
+def assign(compared: Comparison, counted: NDArray[np.bool_], min_rows: int) -> Assignment:
+    """Assign rows [N] to centroids by cosine.
 
     Only the rows marked in `counted` [N] (the training rows, not the validation rows) make up a cluster's size.
     A cluster smaller than `min_rows` is merged: each of its rows goes to its next best centroid.
     """
-    contracted = source.contracted(rows, centroids, advance)
-    squared = contracted.squared_norm_a + contracted.squared_norm_b  # [N]
-    norm = squared.sqrt().cpu().numpy()
-    divisor = squared.clamp_min(torch.finfo(squared.dtype).tiny)  # a zero gradient has cosine 0 to everything
-    cosines = (contracted.products.double() / divisor.sqrt()[:, None]).cpu().numpy()  # [N, K]
-    kept, warnings = _merge_tiny(cosines, counted, min_rows)
-    cosines = cosines[:, kept]  # [N, K'], by size
-    labels = cosines.argmax(1)
+    kept, warnings = _merge_tiny(compared.cosines, counted, min_rows)
+    cosines = compared.cosines[:, kept]  # [N, K'], by size
     ranked = np.sort(cosines, axis=1)
-    runner_up = ranked[:, -2] if len(kept) > 1 else np.full(len(rows), -1.0)
+    runner_up = ranked[:, -2] if len(kept) > 1 else np.full(len(cosines), -1.0)
     return Assignment(
-        labels=labels,
+        labels=cosines.argmax(1),
         cosine=ranked[:, -1],
         margin=ranked[:, -1] - runner_up,
-        norm=norm,
-        norm_share_b=(contracted.squared_norm_b / divisor).cpu().numpy(),
+        norm=compared.norm,
+        norm_share_b=compared.share_b,
         k=len(kept),
         warnings=tuple(warnings),
     )

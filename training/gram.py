@@ -1,88 +1,132 @@
 """The Gram matrix of the probe's unit gradients, and weighted sums of them, without storing more than fits.
 
-G [n, d] never has to exist whole: H = G G^T is formed block by block, and what does not fit in memory is
-computed again. V of G = U S V^T is never formed either (section 5.3.1): everything is a function of H, and a
-centroid in R^d is a weighted sum of rows.
+G [n, d] never has to exist whole: H = G G^T is formed block by block, and a block that is not held is fetched
+again. V of G = U S V^T is never formed either (section 5.3.1): everything is a function of H, and a centroid in
+R^d is a weighted sum of rows. Several processes each hold a block of their own and see the others' go by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
+from training.checkpoint import Checkpoint
+from training.gradient_source import UnitGradients
 from training.progress import Advance, ignore_progress
-from training.rendering import TokenRow
-from training.row_gradients import RowGradients
+from training.world import World
 
 _COLUMNS = 1 << 20  # entries of d multiplied at once; the partial products are added up in float64
 
 
 class ProbeGradients:
-    """The probe's unit gradients, held if they fit in `memory_bytes`, else recomputed block by block."""
+    """The probe's unit gradients, `block_rows` of them held at once (and as many of another block)."""
 
-    def __init__(self, source: RowGradients, rows: Sequence[TokenRow], memory_bytes: int) -> None:
-        """Plan the blocks."""
+    def __init__(self, source: UnitGradients, rows: Sequence[int], block_rows: int, world: World) -> None:
+        """Plan the blocks; `rows` are the probe's row numbers."""
         self.source = source
         self.rows = rows
-        # Two blocks are held at once when there is more than one.
-        held = max(1, memory_bytes // (source.dimension * 4))
-        self.block_rows = len(rows) if held >= len(rows) else max(1, held // 2)
-        self.starts = range(0, len(rows), self.block_rows)
+        self.world = world
+        owners = np.asarray(source.owners(rows))
+        self._blocks: list[list[list[int]]] = []  # [rank][round]: places in the probe
+        for rank in range(world.size):
+            mine = np.flatnonzero(owners == rank).tolist()
+            self._blocks.append([mine[i : i + block_rows] for i in range(0, len(mine), block_rows)])
+        self._sizes = [len(block) for block in self._blocks[world.rank]]
+        self.rounds = max(len(blocks) for blocks in self._blocks)
         self._held: Tensor | None = None
 
     @property
     def computed_rows(self) -> int:
-        """Row gradients that `gram` and one `weighted_sums` compute together."""
-        blocks = len(self.starts)
-        if blocks == 1:
-            return len(self.rows)
-        pairs = sum(
-            len(self._rows_of(other)) for start in self.starts for other in self.starts if other > start
-        )
-        return len(self.rows) + pairs + len(self.rows)
+        """Rows that `gram` and one `weighted_sums` fetch together, in this process."""
+        if self.rounds == 1:
+            return sum(self._sizes)
+        for_gram = sum(sum(self._sizes[turn:]) for turn in range(self.rounds))
+        return for_gram + sum(self._sizes)
 
-    def gram(self, advance: Advance = ignore_progress) -> Tensor:
+    def gram(self, checkpoint: Checkpoint, advance: Advance = ignore_progress) -> Tensor:
         """H [n, n] float64: the cosines between the rows' gradients."""
         n = len(self.rows)
         gram = torch.zeros(n, n, dtype=torch.float64)
-        for start in self.starts:
-            block = self._block(start, advance)  # [b, d]
-            for other_start in self.starts:
-                if other_start < start:
-                    continue
-                other = block if other_start == start else self._block(other_start, advance)  # [b', d]
-                product = _product(block, other)  # [b, b']
-                rows = slice(start, start + len(block))
-                columns = slice(other_start, other_start + len(other))
-                gram[rows, columns] = product
-                gram[columns, rows] = product.T
-        return gram
+        begin = 0
+        standing = checkpoint.load()
+        if standing is not None and standing.facts["blocks"] == self._blocks:
+            begin, gram = standing.facts["rounds"], standing.tensors["gram"]
+            advance(sum(sum(self._sizes[turn:]) for turn in range(begin)))
+        for turn in range(begin, self.rounds):
+            held = self._block(self.world.rank, turn, advance)  # [b, d]
+            rows = self._places(self.world.rank, turn)
+            for later in range(turn, self.rounds):
+                for columns, block in self._passing(later, held if later == turn else None, advance):
+                    product = _product(held, block)  # [b, b']
+                    gram[np.ix_(rows, columns)] = product
+                    if later > turn:  # in this round the others' own turn fills the mirror image
+                        gram[np.ix_(columns, rows)] = product.T
+            if turn + 1 < self.rounds and checkpoint.due():
+                checkpoint.save({"rounds": turn + 1, "blocks": self._blocks}, {"gram": gram})
+        return self.world.sum_(gram)  # each entry is one process's: the others add zero
 
-    def weighted_sums(self, weights: Tensor, advance: Advance = ignore_progress) -> Tensor:
-        """G^T w for weights [n, K]: [K, d] float32."""
-        device = self.source.device
-        sums = torch.zeros(weights.shape[1], self.source.dimension, device=device)  # [K, d]
-        for start in self.starts:
-            block = self._block(start, advance)  # [b, d]
-            sums += weights[start : start + len(block)].T.to(sums) @ block
-        return sums
+    def weighted_sums(
+        self, weights: Tensor, shares: FactorShares | None = None, advance: Advance = ignore_progress
+    ) -> Tensor:
+        """G^T w for weights [n, K]: [K, d] float32; `shares` looks at each block that goes by."""
+        sums = torch.zeros(weights.shape[1], self.source.dimension, device=self.source.device)  # [K, d]
+        for turn in range(len(self._blocks[self.world.rank])):
+            block = self._block(self.world.rank, turn, advance)  # [b, d]
+            sums += weights[self._places(self.world.rank, turn)].T.to(sums) @ block
+            if shares is not None:
+                shares.add(block)
+        return self.world.sum_(sums)
 
-    def _rows_of(self, start: int) -> Sequence[TokenRow]:
-        return self.rows[start : start + self.block_rows]
+    def _places(self, rank: int, turn: int) -> list[int]:
+        blocks = self._blocks[rank]
+        return blocks[turn] if turn < len(blocks) else []
 
-    def _block(self, start: int, advance: Advance) -> Tensor:
-        if len(self.starts) == 1:
-            if self._held is None:
-                self._held = self._compute(start, advance)
-            return self._held
-        return self._compute(start, advance)
+    def _passing(
+        self, turn: int, held: Tensor | None, advance: Advance
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Every process's block of this turn, one after the other, in all processes."""
+        own = self._block(self.world.rank, turn, advance) if held is None else held
+        for rank in range(self.world.size):
+            places = self._places(rank, turn)
+            if not places:
+                continue
+            if rank == self.world.rank:
+                yield places, self.world.spread_(own, rank)
+            else:
+                yield places, self.world.spread_(own.new_empty(len(places), own.shape[1]), rank)
 
-    def _compute(self, start: int, advance: Advance) -> Tensor:
-        gradients = self.source.whole(self._rows_of(start), advance)  # [b, d]
-        return normalize(gradients, dim=1, out=gradients)
+    def _block(self, rank: int, turn: int, advance: Advance) -> Tensor:
+        if self.rounds > 1:
+            return self._fetch(rank, turn, advance)
+        if self._held is None:
+            self._held = self._fetch(rank, turn, advance)
+        return self._held
+
+    def _fetch(self, rank: int, turn: int, advance: Advance) -> Tensor:
+        return self.source.unit([self.rows[place] for place in self._places(rank, turn)], advance)
+
+
+class FactorShares:
+    """The share of each LoRA weight in the squared norm, a mean over rows."""
+
+    def __init__(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Look at these places [start, stop) of d."""
+        self.spans = spans
+        self._sums = torch.zeros(len(spans) + 1, dtype=torch.float64)  # the last counts rows
+
+    def add(self, unit: Tensor) -> None:
+        """Take in unit gradients [b, d]."""
+        for number, (start, stop) in enumerate(self.spans):
+            self._sums[number] += float(unit[:, start:stop].square().sum())
+        self._sums[-1] += len(unit)
+
+    def mean(self, world: World) -> list[float]:
+        """The shares [F] over all processes' rows; they add up to 1."""
+        sums = world.sum_(self._sums.clone())
+        return (sums[:-1] / sums[-1].clamp_min(1)).tolist()
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:

@@ -37,6 +37,20 @@ class Inputs:
     origins_digest: str
     """Of what the report alone says: where rows came from, and which were left out."""
 
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of every row [N]."""
+        return [len(row.input_ids) for row in self.rows]
+
+    def words(self, row: int) -> tuple[str, str]:
+        """A row's prompt and answer as people read them, without the template's special tokens."""
+        ids, prompt = self.rows[row].input_ids, self.rows[row].prompt_length
+        decode = self.tokenizer.decode
+        return (
+            str(decode(list(ids[:prompt]), skip_special_tokens=True)),
+            str(decode(list(ids[prompt:]), skip_special_tokens=True)),
+        )
+
     def pick(self, places: Sequence[int]) -> list[TokenRow]:
         """The rows at these places."""
         return [self.rows[place] for place in places]
@@ -112,7 +126,7 @@ def _judge_unusable(unusable: list[Unusable], used: int, limit: float, narrator:
 def _digest_of_inputs(rows: Sequence[TokenRow], base: BaseModel, template: str) -> str:
     digest = hashlib.sha256(base.record.weights_sha256.encode() + template.encode())
     for row in rows:
-        digest.update(json.dumps([row.input_ids, row.prompt_length, row.routed_text]).encode())
+        digest.update(json.dumps([list(row.input_ids), row.prompt_length, row.routed_text]).encode())
     return digest.hexdigest()
 
 

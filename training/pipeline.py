@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -13,20 +15,39 @@ from transformers.utils import logging as transformers_logging
 from bundle.errors import BundleError
 from bundle.manifest import Calibration, RouterRecord
 from bundle.read import Bundle, read_bundle
+from training.assignment import Assignment
 from training.bundling import Parts, git_commit, package_versions, write_bundle
+from training.cluster_examples import cluster_examples
+from training.cluster_quality import cluster_quality
 from training.errors import TrainingError
+from training.gradient_supply import GradientSupply
 from training.inputs import Inputs, read_inputs
+from training.norm_shares import norm_shares
+from training.plan import Plan
+from training.planning import plan_clusters
 from training.progress import Narrator
 from training.recipe import Recipe
 from training.stage_one import warm_up
 from training.stage_store import StageResult, StageStore
-from training.stage_three import train_expert, train_router
-from training.stage_two import ASSIGNMENTS, assign_rows, calibrate_centroids, read_assignment, start_clusters
+from training.stage_three import train_experts, train_router
+from training.stage_two import (
+    ASSIGNMENTS,
+    assign_rows,
+    calibrate_centroids,
+    check_gradients,
+    compare_orders,
+    read_assignment,
+    read_gram,
+    start_clusters,
+)
 from training.terms import top_terms
+from training.world import World, join_world
 
 
 def train(recipe: Recipe, narrator: Narrator) -> Bundle:
     """Run every stage that is not done yet and return the finished bundle.
+
+    Under `torchrun` or `accelerate launch` every process calls this and they share the work.
 
     Raises:
         TrainingError: something the user can mend, said in one sentence.
@@ -36,32 +57,59 @@ def train(recipe: Recipe, narrator: Narrator) -> Bundle:
         raise TrainingError("No run folder is given. Use --output FOLDER.")
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    inputs = read_inputs(recipe, narrator)
-    run = recipe.output
-    store = StageStore(run / "stages", narrator)
-    _write_run_record(run, inputs)
-    warmup = warm_up(inputs, store)
-    start = start_clusters(inputs, store, warmup)
-    centroids = calibrate_centroids(inputs, store, warmup, start)
-    assigned = assign_rows(inputs, store, warmup, centroids)
-    assignment = read_assignment(assigned)
-    experts = [
-        train_expert(inputs, store, warmup, assigned, assignment, label) for label in range(assignment.k)
-    ]
-    router = train_router(inputs, store, assigned, assignment)
-    return _finish(inputs, store, start, centroids, assigned, warmup, experts, router)
+    with join_world() as world, _naming_a_full_disk(recipe.output):
+        if not world.is_first:
+            narrator.silence()
+        inputs = read_inputs(recipe, narrator)
+        store = StageStore(recipe.output / "stages", narrator, world)
+        if world.is_first:
+            _write_run_record(recipe.output, inputs, world)
+        plan = plan_clusters(inputs, store)
+        warmup = warm_up(inputs, store)
+        clusters = cluster(inputs, store, warmup, plan)
+        assignment = read_assignment(clusters.assigned)
+        experts = train_experts(inputs, store, warmup, clusters.assigned, assignment)
+        router = train_router(inputs, store, clusters.assigned, assignment)
+        if world.is_first:
+            _finish(inputs, store, warmup, clusters, assignment, experts, router)
+        world.gather(None)
+        return read_bundle(recipe.output / "bundle")
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """What Stage II left: a result per stage, and the plan it followed."""
+
+    checked: StageResult
+    start: StageResult
+    centroids: StageResult
+    assigned: StageResult
+    orders: StageResult
+    plan: Plan
+
+
+def cluster(inputs: Inputs, store: StageStore, warmup: StageResult, plan: Plan) -> Clusters:
+    """Run Stage II (section 5.3) from the warm-up adapter."""
+    checked = check_gradients(inputs, store, warmup)
+    with GradientSupply(inputs, store, warmup, checked.facts["dimension"], plan.gradients) as supply:
+        start = start_clusters(inputs, store, warmup, checked, supply, plan)
+        centroids = calibrate_centroids(inputs, store, start, supply, plan)
+        assigned = assign_rows(inputs, store, centroids, supply)
+        orders = compare_orders(inputs, store, start, centroids, supply, plan)
+        supply.remove()
+    return Clusters(checked, start, centroids, assigned, orders, plan)
 
 
 def _finish(
     inputs: Inputs,
     store: StageStore,
-    start: StageResult,
-    centroids: StageResult,
-    assigned: StageResult,
     warmup: StageResult,
+    clusters: Clusters,
+    assignment: Assignment,
     experts: Sequence[StageResult],
     router: StageResult,
-) -> Bundle:
+) -> None:
+    start, centroids, assigned = clusters.start, clusters.centroids, clusters.assigned
     assert inputs.recipe.output is not None
     final = inputs.recipe.output / "bundle"
     if all(result.kept for result in store.results.values()):
@@ -73,9 +121,8 @@ def _finish(
         # The recipe too: some of it, such as data.licenses, is only in the manifest.
         if bundle and bundle.manifest.recipe == inputs.recipe.model_dump(mode="json"):
             store.narrator.title("Bundle: done before, kept")
-            return bundle
-    assignment = read_assignment(assigned)
-    members = list(inputs.split.train)
+            return
+    members, probe = list(inputs.split.train), list(inputs.split.probe)
     terms = top_terms([inputs.texts[row] for row in members], assignment.labels[members], assignment.k)
     calibration = Calibration.model_validate(router.facts["calibration"])
     report = {
@@ -88,10 +135,18 @@ def _finish(
             "probe": len(inputs.split.probe),
             "unusable": [asdict(row) for row in inputs.unusable],
         },
-        "spectrum": start.facts,
+        "spectrum": {key: value for key, value in start.facts.items() if key != "factor_shares"},
         "calibration": centroids.facts,
         "clusters": assigned.facts,
         "terms": terms,
+        "quality": cluster_quality(
+            read_gram(start).numpy(), assignment.norm[probe], assignment.labels[probe], assignment.k
+        ),
+        "norm_shares": norm_shares(start.facts["factor_shares"].items()),
+        "examples": cluster_examples(inputs.rows, members, assignment, inputs.words),
+        "shuffle": clusters.orders.facts,
+        "diagnosis": clusters.checked.facts["checks"],
+        "plan": clusters.plan.summary(),
         "warmup": warmup.facts,
         "experts": [expert.facts for expert in experts],
         "router": calibration.model_dump() | {"encoder": inputs.encoder.name},
@@ -119,15 +174,29 @@ def _finish(
         cluster_shares=assigned.facts["share"],
         terms=terms,
     )
-    return write_bundle(final, parts, inputs.recipe, report)
+    write_bundle(final, parts, inputs.recipe, report)
 
 
-def _write_run_record(run: Path, inputs: Inputs) -> None:
+@contextmanager
+def _naming_a_full_disk(run: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise TrainingError(
+            f"The disk of {run} is full ({error.strerror}). Free some and start the same command again: what was "
+            "finished is kept, and it goes on from there."
+        ) from error
+
+
+def _write_run_record(run: Path, inputs: Inputs, world: World) -> None:
     record = {
         "recipe": inputs.recipe.model_dump(mode="json"),
         "git_commit": git_commit(),
         "versions": package_versions(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
+        "processes": world.size,
     }
     (run / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -36,6 +36,10 @@ class Narrator:
         """Speak on standard error unless told otherwise: standard output is for results."""
         self.console = console or Console(stderr=True, highlight=False)
 
+    def silence(self) -> None:
+        """Say nothing from now on: another process speaks for this one."""
+        self.console.quiet = True
+
     def title(self, text: str) -> None:
         """Print what begins now."""
         self.console.print(text, style="bold", markup=False, soft_wrap=True)

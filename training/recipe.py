@@ -86,7 +86,10 @@ class WarmupSection(_Section):
 class ClustersSection(_Section):
     """Stage II (section 5.3)."""
 
-    k: int | None = _choice(None, "ours", "fix the number of clusters; none: the silhouette chooses", ge=1)
+    k: int | None = _choice(None, "ours", "fix the number of clusters; none: clusters.rule chooses", ge=1)
+    rule: Literal["routed", "paper"] = _choice(
+        "paper", "paper", "how K is chosen and clusters start: docs/cluster-count.md; paper: the silhouette"
+    )
     k_min: int = _choice(2, "ours", "smallest K tried", ge=2)
     k_max: int = _choice(10, "ours", "largest K tried", ge=2)
     thresholds: tuple[Annotated[float, Field(gt=0, le=1)], ...] = _choice(
@@ -102,9 +105,23 @@ class ClustersSection(_Section):
     )
     max_churn: float = _choice(0.005, "ours", "converged: share of rows that changed cluster below", gt=0)
     min_rows: int = _choice(32, "ours", "a smaller cluster is merged into the nearest", ge=1)
-    micro_batch_tokens: int = _choice(2048, "ours", "padded tokens per backward pass; changes no label", ge=1)
-    probe_memory_mb: int = _choice(
-        2048, "ours", "probe gradients held at once; more rows are recomputed", ge=1
+    micro_batch_tokens: int = _choice(
+        1024, "ours", "padded tokens per backward pass; changes no label; a GPU is busier with 16384", ge=1
+    )
+    cache: Literal["auto", "exact", "ring"] = _choice(
+        "auto", "ours", "exact: the paper's; ring: alpha sums per cluster; auto: exact if it fits the budget"
+    )
+    gradients: Literal["auto", "disk", "recompute"] = _choice(
+        "auto", "ours", "disk: computed once, kept until Stage II ends; auto: disk if they fit the budget"
+    )
+    memory_budget_mb: int | None = _choice(
+        None, "ours", "for all of Stage II; none: 60 % of the device's memory", ge=1
+    )
+    disk_budget_mb: int | None = _choice(
+        None, "ours", "for gradients on disk; none: half of what is free; 0: recompute", ge=0
+    )
+    checkpoint_seconds: float = _choice(
+        60.0, "ours", "a kill in Stage II loses at most this and the rows under way, 64 in each process", ge=0
     )
 
 

@@ -6,6 +6,8 @@ the model then has to write, up to and with the token that ends its turn.
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -29,7 +31,7 @@ class TokenRow:
     origin: str
     source: str | None
     routed_text: str
-    input_ids: tuple[int, ...]
+    input_ids: Sequence[int]  # compact: four bytes a token, for as many rows as there are
     prompt_length: int
 
     @property
@@ -104,7 +106,7 @@ def render(
         origin=row.origin,
         source=row.source,
         routed_text=routed_text(row.prompt, rule),
-        input_ids=(*before, *completion),
+        input_ids=array("i", (*before, *completion)),
         prompt_length=len(before),
     )
 

@@ -1,4 +1,4 @@
-"""What a run found, for people (report.html) and for machines (report.json)."""
+"""What a run found: facts about its clusters, report.json for machines, report.html for people."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from sklearn.metrics import adjusted_rand_score
 
 from training.assignment import Assignment
 from training.rendering import TokenRow
+from training.report_page import render_page
 from training.split import Split
+from training.verdict import judge
 
-_TEMPLATES = Path(__file__).parent
+_DECILES = np.linspace(0, 1, 11)
 
 
 def cluster_by_source(
@@ -30,10 +32,18 @@ def cluster_by_source(
 
 
 def cluster_facts(rows: Sequence[TokenRow], split: Split, assignment: Assignment) -> dict[str, Any]:
-    """Sizes, sources, cosines and margins of the clusters, over the training rows."""
+    """Sizes, sources, cosines and margins of the clusters, over the training rows.
+
+    `margins` [K][11] are the deciles 0, 10, ..., 100 % of the rows' margins, None for a cluster without rows.
+    `source_agreement` is the adjusted Rand index between clusters and sources (1: the clusters are the sources, 0: as
+    by chance), None where not every row carries a source or all carry the same.
+    """
     members = np.array(split.train)
     labels = assignment.labels[members]
     sizes = np.bincount(labels, minlength=assignment.k)
+    margin = assignment.margin[members]
+    sources = [rows[row].source for row in members]
+    told = None not in sources and len(set(sources)) > 1
     return {
         "k": assignment.k,
         "rows": [int(size) for size in sizes],
@@ -42,10 +52,15 @@ def cluster_facts(rows: Sequence[TokenRow], split: Split, assignment: Assignment
             float(assignment.cosine[members[labels == label]].mean()) if sizes[label] else 0.0
             for label in range(assignment.k)
         ],
-        "mean_margin": float(assignment.margin[members].mean()),
+        "mean_margin": float(margin.mean()),
+        "margins": [
+            np.quantile(margin[labels == label], _DECILES).tolist() if sizes[label] else None
+            for label in range(assignment.k)
+        ],
         "median_norm": float(np.median(assignment.norm[members])),
         "norm_share_b": float(assignment.norm_share_b[members].mean()),
         "by_source": cluster_by_source(rows, assignment, split.train),
+        "source_agreement": float(adjusted_rand_score(sources, labels)) if told else None,
         "warnings": list(assignment.warnings),
     }
 
@@ -70,12 +85,22 @@ def write_assignments(path: Path, rows: Sequence[TokenRow], split: Split, assign
     pq.write_table(table, path)
 
 
-def write_report(folder: Path, report: dict[str, Any]) -> None:
-    """Write report.json and report.html (one page, nothing from the network)."""
+def write_report(folder: Path, report: dict[str, Any]) -> dict[str, Any]:
+    """Write report.json and report.html (one page, nothing from the network), and return what report.json holds.
+
+    `report` must have base, rows, spectrum, calibration, clusters, terms, warmup, experts, router and stages. It may
+    have quality (`cluster_quality`), norm_shares (`norm_shares`), examples (`cluster_examples`), shuffle
+    (`shuffle_agreement`), diagnosis (a list of checks) and plan; where one is missing or None the page says that it
+    was not measured, with the reason in `not_measured` (part -> reason) if there is one. The verdict is added.
+
+    Raises:
+        jinja2.UndefinedError, KeyError: a part that must be there is not; nothing is written then.
+
+    """
+    whole = report | {"verdict": judge(report)}
+    text = json.dumps(whole, indent=2, allow_nan=False) + "\n"
+    page = render_page(whole)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("report.html.jinja").render(report)
+    (folder / "report.json").write_text(text, encoding="utf-8")
     (folder / "report.html").write_text(page, encoding="utf-8")
+    return whole

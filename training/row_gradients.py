@@ -1,9 +1,11 @@
 """The gradient of every single row in all LoRA weights, at full dimension (sections 5.1 and 5.2).
 
-PEFT computes `lora_B(lora_A(x)) * scaling` from two plain Linears. For a Linear with input a [B, T, in] whose
-output has gradient o [B, T, out], `o^T a` is each row's own weight gradient [B, out, in], exactly: the loss is
-a sum over rows, and no row's loss sees another row. So a forward hook keeps a, a hook on the output's gradient
-forms the product, and autograd never computes a summed weight gradient at all.
+A LoRA layer is y = W x + s B A x. Where its input is x [b, T, in] and its output has gradient g [b, T, out], each
+row's own gradients are, exactly, `s (g B)^T x` [r, in] in A and `s g^T (x A^T)` [out, r] in B: the loss is a sum
+over rows, and no row's loss sees another row. So a forward hook keeps x, a hook on the output's gradient forms the
+two products, and autograd never computes a summed weight gradient at all. Nothing but x and g is needed, so the
+layer itself may run with A and B merged into W: fewer products and passes over memory than a step of training.
+docs/gradients.md has the figures.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from training.adapter_check import check_adapter
@@ -24,7 +25,7 @@ from training.errors import AdapterRefused, TrainingError
 from training.micro_batches import micro_batches
 from training.progress import Advance, ignore_progress
 from training.rendering import TokenRow
-from training.row_loss import check_head, pad_rows, row_losses
+from training.row_loss import attention_kernels, check_head, pad_rows, row_losses
 
 
 @dataclass(frozen=True)
@@ -78,28 +79,31 @@ class Contracted:
         """As `Sink.take`."""
         self.products[places] += gradient @ self.centroids[:, factor.start : factor.stop].T  # [b, K]
         norms = self.squared_norm_b if factor.is_b else self.squared_norm_a
-        norms[places] += gradient.square().sum(1).double()  # [b]
+        norms[places] += torch.linalg.vector_norm(gradient, dim=1).double().square()  # [b]
 
 
 class RowGradients:
     """Computes per-row gradients of one frozen base with one adapter.
 
-    Use as a context manager: it hooks the model on entry and takes the hooks away on exit.
+    Use as a context manager: on entry it hooks the model and merges the adapter into the base, on exit it undoes
+    both (the base's weights are then what they were but for float32 rounding).
 
     Raises:
-        AdapterRefused: on entry, if the gradients would not be exact for this adapter or model.
+        AdapterRefused: at once, if the gradients would not be exact for this adapter or model.
 
     """
 
     def __init__(self, model: PeftModel, pad_id: int, token_budget: int) -> None:
         """Freeze the model: eval mode, no weight requires a gradient."""
         check_adapter(model)
+        _check_dtypes(model)
         self.model = model.eval().requires_grad_(False)
         self.base = cast("PreTrainedModel", model.get_base_model())
         self.pad_id = pad_id
         self.token_budget = token_budget
         self.device = next(model.parameters()).device
-        self.factors = _factors(model)
+        self._layers = _layers(model)
+        self.factors = [factor for _, *factors in self._layers for factor in factors]
         self.dimension = self.factors[-1].stop
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._sink: Sink | None = None
@@ -107,21 +111,22 @@ class RowGradients:
         self._ran: set[str] = set()  # factors that the forward pass under way has met
 
     def __enter__(self) -> RowGradients:
-        # The frozen embeddings' output is where the graph begins: without this no output would get a gradient.
-        embeddings = self.base.get_input_embeddings()
-        self._handles.append(embeddings.register_forward_hook(lambda *call: call[2].requires_grad_(True)))
-        for factor in self.factors:
-            self._handles.append(factor.module.register_forward_hook(self._hook(factor)))
+        # Merged, a layer is one product instead of three, and what is added to and scaled by is not there. A and B
+        # themselves stay, and the gradient in them is a function of the layer's input and its output's gradient.
+        self.model.merge_adapter()
+        for layer, a, b in self._layers:
+            self._handles.append(cast("nn.Module", layer).register_forward_hook(self._hook(layer, a, b)))
         return self
 
     def __exit__(self, *exc: object) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self.model.unmerge_adapter()
 
     def check_head(self, rows: Sequence[TokenRow]) -> None:
         """Check the chunked loss against the model's own logits on a few rows (see `row_loss.check_head`)."""
-        with sdpa_kernel(SDPBackend.MATH):
+        with attention_kernels(self.device):
             check_head(self.base, pad_rows(rows, self.pad_id, self.device))
 
     def whole(self, rows: Sequence[TokenRow], advance: Advance = ignore_progress) -> Tensor:
@@ -147,53 +152,77 @@ class RowGradients:
 
         """
         self._sink = sink
+        every_loss: list[Tensor] = []
+        order: list[int] = []
         for places in micro_batches([len(row.input_ids) for row in rows], self.token_budget):
-            self._places = torch.tensor(places, device=self.device)
+            self._places = torch.tensor(places).to(self.device, non_blocking=True)
             self._ran.clear()
             batch = pad_rows([rows[place] for place in places], self.pad_id, self.device)
-            with sdpa_kernel(SDPBackend.MATH):
+            with attention_kernels(self.device):
                 losses = row_losses(self.base, batch)  # [b]
-                _check_finite(losses.detach(), [rows[place] for place in places])
                 losses.sum().backward()
+            every_loss.append(losses.detach())
+            order += places
             advance(len(places))
         self._sink = self._places = None
+        # Once, at the end: asking for a number makes an accelerator stop and wait.
+        if every_loss:
+            _check_finite(torch.cat(every_loss), [rows[place] for place in order])
 
-    def _hook(self, factor: Factor) -> Callable[..., None]:
+    def _hook(self, layer: LoraLayer, a: Factor, b: Factor) -> Callable[..., None]:
+        scaling = layer.scaling[self.model.active_adapters[0]]
+
         def keep_input(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if not output.requires_grad:
+            if not torch.is_grad_enabled():
                 return  # a forward pass without a backward pass, such as the check of the head
             kept = inputs[0].detach()  # [b, T, in]
-            if kept.dim() != 3 or factor.name in self._ran:
+            if kept.dim() != 3 or a.name in self._ran:
                 raise AdapterRefused(
-                    f"{factor.name}: it runs twice in one forward pass, or not on [rows, tokens, features], so its "
+                    f"{a.name}: it runs twice in one forward pass, or not on [rows, tokens, features], so its "
                     "gradient can't be told apart by row. Use an adapter without it."
                 )
-            self._ran.add(factor.name)
+            self._ran.add(a.name)
+            if not output.requires_grad:
+                output.requires_grad_(True)  # the graph begins here: nothing below needs a gradient
 
-            def form_product(of_output: Tensor) -> None:  # [b, T, out]
+            def form_products(of_output: Tensor) -> None:  # [b, T, out]
                 assert self._sink is not None
                 assert self._places is not None
-                gradient = torch.bmm(of_output.mT, kept)  # [b, out, in]
-                self._sink.take(self._places, factor, gradient.flatten(1).float())
+                through_b = (of_output @ b.module.weight).mul_(scaling)  # [b, T, r]
+                self._sink.take(self._places, a, torch.bmm(through_b.mT, kept).flatten(1).float())
+                through_a = (kept @ a.module.weight.T).mul_(scaling)  # [b, T, r]
+                self._sink.take(self._places, b, torch.bmm(of_output.mT, through_a).flatten(1).float())
 
-            output.register_hook(form_product)
+            output.register_hook(form_products)
 
         return keep_input
 
 
-def _factors(model: PeftModel) -> list[Factor]:
+def _layers(model: PeftModel) -> list[tuple[LoraLayer, Factor, Factor]]:
     adapter = model.active_adapters[0]
-    factors: list[Factor] = []
+    layers: list[tuple[LoraLayer, Factor, Factor]] = []
     start = 0
     for name, layer in model.named_modules():
         if not isinstance(layer, LoraLayer):
             continue
+        pair: list[Factor] = []
         for side, module_of in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
             module = cast("nn.Linear", module_of[adapter])
             stop = start + module.weight.numel()
-            factors.append(Factor(f"{name}.{side}.{adapter}", module, start, stop))
+            pair.append(Factor(f"{name}.{side}.{adapter}", module, start, stop))
             start = stop
-    return factors
+        a, b = pair
+        layers.append((layer, a, b))
+    return layers
+
+
+def _check_dtypes(model: PeftModel) -> None:
+    for name, weight in model.named_parameters():
+        if weight.dtype not in (torch.float32, torch.float64):
+            raise AdapterRefused(
+                f"{name}: it is {str(weight.dtype).removeprefix('torch.')}, and per-row gradients need float32. Load "
+                "base and adapter in float32."
+            )
 
 
 def _check_finite(losses: Tensor, rows: Sequence[TokenRow]) -> None:

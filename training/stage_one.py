@@ -9,7 +9,7 @@ from typing import Any
 from training.adapter_check import check_adapter
 from training.finetune import Schedule, new_adapter
 from training.inputs import Inputs
-from training.stage_store import StageResult, StageStore
+from training.stage_store import Stage, StageResult, StageStore
 from training.tuning import tune
 
 
@@ -37,4 +37,4 @@ def warm_up(inputs: Inputs, store: StageStore) -> StageResult:
         "split": recipe.split.model_dump(),
         "seed": recipe.seed,
     }
-    return store.run("warmup", "Stage I: warm-up adapter", depends_on, work)
+    return store.deal_out([(Stage("warmup", "Stage I: warm-up adapter", depends_on), work)])[0]

@@ -12,19 +12,27 @@ from training.finetune import Schedule, load_adapter
 from training.inputs import Inputs
 from training.router_export import write_router
 from training.router_head import agreement, fit_head, fit_temperature
-from training.stage_store import StageResult, StageStore
+from training.stage_store import Stage, StageResult, StageStore, Work
 from training.tuning import tune
 
 
-def train_expert(
+def train_experts(
+    inputs: Inputs, store: StageStore, warmup: StageResult, assigned: StageResult, assignment: Assignment
+) -> list[StageResult]:
+    """Train every cluster's expert; several processes train several at once."""
+    jobs = [_expert(inputs, store, warmup, assigned, assignment, label) for label in range(assignment.k)]
+    return store.deal_out(jobs)
+
+
+def _expert(
     inputs: Inputs,
     store: StageStore,
     warmup: StageResult,
     assigned: StageResult,
     assignment: Assignment,
     label: int,
-) -> StageResult:
-    """Train the expert of one cluster from the warm-up adapter; the stage's folder is the adapter."""
+) -> tuple[Stage, Work]:
+    """The expert of one cluster, from the warm-up adapter; the stage's folder is the adapter."""
     recipe = inputs.recipe
     schedule = Schedule(recipe.experts.epochs, recipe.experts.learning_rate, recipe.experts.batch_rows)
     rows = inputs.pick([row for row in inputs.split.train if assignment.labels[row] == label])
@@ -40,7 +48,7 @@ def train_expert(
         "experts": recipe.experts.model_dump(),
     }
     title = f"Stage III: expert {label + 1} of {assignment.k} ({len(rows):,} rows)"
-    return store.run(f"expert-{label}", title, depends_on, work)
+    return Stage(f"expert-{label}", title, depends_on), work
 
 
 def train_router(
@@ -78,4 +86,5 @@ def train_router(
         "encoder": encoder.sha256,
         "seed": inputs.recipe.seed,
     }
-    return store.run("router", f"Stage III: router on {encoder.name}", depends_on, work)
+    stage = Stage("router", f"Stage III: router on {encoder.name}", depends_on)
+    return store.deal_out([(stage, work)])[0]

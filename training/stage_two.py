@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,85 +11,168 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from torch.nn.functional import normalize
 
-from training.assignment import Assignment, assign
-from training.calibration import calibrate
+from training.assignment import Assignment, assign, compare_rows
+from training.calibration import Movement, calibrate
+from training.checkpoint import Checkpoint
 from training.cluster_count import choose_clusters
-from training.finetune import load_adapter
-from training.gram import ProbeGradients
+from training.diagnosis import diagnose, require_healthy
+from training.gradient_source import make_unit_
+from training.gradient_supply import GradientSupply, row_gradients
+from training.gram import FactorShares, ProbeGradients
 from training.inputs import Inputs
+from training.plan import Plan
 from training.report import cluster_facts, write_assignments
-from training.row_gradients import RowGradients
-from training.stage_store import StageResult, StageStore
+from training.shuffles import InCoordinates, shuffle_agreement
+from training.stage_store import Stage, StageResult, StageStore
+from training.world import World
 
 ASSIGNMENTS = "assignments.parquet"
-_MEGABYTE = 1 << 20
 _CENTROIDS = "centroids.safetensors"
+_GRAM = "gram.safetensors"
+_CHECKED = 4  # rows whose gradients are checked before all others
+_ORDERS = 3  # of the rows, whose partitions are compared
+
+# What only calibration depends on, and what can change nothing that is computed.
+_OF_CALIBRATION = {"batch_rows", "cache_batches", "beta", "max_epochs", "max_drift", "max_churn"}
+_OF_NO_RESULT = {
+    *("min_rows", "micro_batch_tokens", "cache", "gradients", "memory_budget_mb", "disk_budget_mb"),
+    "checkpoint_seconds",
+}
 
 
-def start_clusters(inputs: Inputs, store: StageStore, warmup: StageResult) -> StageResult:
-    """Choose K on the probe and lift its centroids to R^d (section 5.3.1)."""
-    section = inputs.recipe.clusters
-    rows = inputs.pick(inputs.split.probe)
+def check_gradients(inputs: Inputs, store: StageStore, warmup: StageResult) -> StageResult:
+    """Check on a few rows that this model's per-row gradients are what they should be, before any are used."""
+    stage = Stage("diagnosis", "Stage II: are the gradients exact?", {"warmup": warmup.digest})
 
     def work(folder: Path) -> dict[str, Any]:
-        with _row_gradients(inputs, warmup) as source:
-            source.check_head(rows[:4])
-            probe = ProbeGradients(source, rows, section.probe_memory_mb * _MEGABYTE)
-            with store.narrator.bar("probe gradients", probe.computed_rows, "rows") as advance:
-                gram = probe.gram(advance)  # [n, n]
-                start = choose_clusters(gram, section, inputs.recipe.seed)
-                centroids = normalize(probe.weighted_sums(start.weights, advance), dim=1)  # [K, d]
-        save_file({"centroids": centroids.cpu()}, folder / _CENTROIDS)
-        store.narrator.say(f"    K = {start.k}, in {start.components} directions; d = {source.dimension:,}")
-        return start.summary() | {"dimension": source.dimension}
+        source = row_gradients(inputs, warmup)
+        checks = diagnose(
+            source.model, inputs.pick(inputs.split.probe[:_CHECKED]), source.pad_id, source.token_budget
+        )
+        require_healthy(checks)
+        passed = sum(check.passed is True for check in checks)
+        store.narrator.say(f"    {passed} checks passed (gradientspace diagnose shows them)")
+        factors = [[factor.name, factor.start, factor.stop] for factor in source.factors]
+        return {
+            "dimension": source.dimension,
+            "factors": factors,
+            "checks": [asdict(check) for check in checks],
+        }
 
-    # Neither of the two left out can change what is computed here.
-    choices = section.model_dump(exclude={"min_rows", "micro_batch_tokens"})
-    depends_on = {"warmup": warmup.digest, "clusters": choices}
-    return store.run("start", "Stage II: the number of clusters and where they start", depends_on, work)
+    return store.deal_out([(stage, work)])[0]
+
+
+def start_clusters(
+    inputs: Inputs,
+    store: StageStore,
+    warmup: StageResult,
+    checked: StageResult,
+    supply: GradientSupply,
+    plan: Plan,
+) -> StageResult:
+    """Choose K on the probe and lift its centroids to R^d (section 5.3.1)."""
+    section = inputs.recipe.clusters
+    choices = section.model_dump(exclude=_OF_CALIBRATION | _OF_NO_RESULT)
+    stage = Stage(
+        "start",
+        "Stage II: the number of clusters and where they start",
+        {
+            "warmup": warmup.digest,
+            "clusters": choices,
+            "encoder": inputs.encoder.sha256,
+            "router_tokens": inputs.recipe.router.max_tokens,
+        },
+    )
+
+    def work(folder: Path) -> dict[str, Any]:
+        probe = ProbeGradients(supply.source, inputs.split.probe, plan.probe_block_rows, store.world)
+        shares = FactorShares([(start, stop) for _, start, stop in checked.facts["factors"]])
+        checkpoint = store.checkpoint(stage, section.checkpoint_seconds)
+        with store.narrator.bar("probe gradients", probe.computed_rows, "rows") as advance:
+            gram = probe.gram(checkpoint, advance)  # [n, n]
+            start = choose_clusters(gram, section, inputs.recipe.seed, _probe_embeddings(inputs))
+            centroids = make_unit_(probe.weighted_sums(start.weights, shares, advance))  # [K, d]
+        save_file({"centroids": centroids.cpu()}, folder / _CENTROIDS)
+        save_file({"gram": gram, "labels": torch.tensor(start.probe_labels)}, folder / _GRAM)
+        dimension = supply.source.dimension
+        store.narrator.say(f"    K = {start.k}, in {start.components} directions; d = {dimension:,}")
+        names = [name for name, _, _ in checked.facts["factors"]]
+        found = dict(zip(names, shares.mean(store.world), strict=True))
+        return start.summary() | {"dimension": dimension, "factor_shares": found}
+
+    return store.run(stage, work, before=supply.open)
+
+
+def _probe_embeddings(inputs: Inputs) -> NDArray[np.float32] | None:
+    # What the number of clusters is judged by; a number that is given needs no judging.
+    if inputs.recipe.clusters.k is not None:
+        return None
+    texts = [row.routed_text for row in inputs.pick(inputs.split.probe)]
+    return inputs.encoder.embed(texts, inputs.recipe.router.max_tokens)
 
 
 def calibrate_centroids(
-    inputs: Inputs, store: StageStore, warmup: StageResult, start: StageResult
+    inputs: Inputs, store: StageStore, start: StageResult, supply: GradientSupply, plan: Plan
 ) -> StageResult:
     """Refine the centroids over all training rows (section 5.3.2)."""
     section = inputs.recipe.clusters
-    rows = inputs.pick(inputs.split.train)
+    choices = section.model_dump(include=_OF_CALIBRATION) | {"cache": plan.cache}
+    stage = Stage("centroids", "Stage II: centroid calibration", {"start": start.digest, "clusters": choices})
 
     def work(folder: Path) -> dict[str, Any]:
-        with (
-            _row_gradients(inputs, warmup) as source,
-            store.narrator.bar("row gradients", len(rows) * section.max_epochs, "rows at most") as advance,
-        ):
-            first = load_file(start.folder / _CENTROIDS)["centroids"].to(source.device)
-            done = calibrate(source, rows, first, section, inputs.recipe.seed, advance)
+        rows = inputs.split.train
+        with store.narrator.bar("rows", len(rows) * section.max_epochs, "rows at most") as advance:
+            done = calibrate(
+                supply.source,
+                rows,
+                read_centroids(start).to(supply.source.device),
+                section,
+                Movement(plan.cache, plan.look_ahead_batches),
+                inputs.recipe.seed,
+                store.checkpoint(stage, section.checkpoint_seconds),
+                advance,
+            )
         save_file({"centroids": done.centroids.cpu()}, folder / _CENTROIDS)
         if not done.converged:
             store.narrator.warn(
                 f"the centroids still move after {section.max_epochs} epochs (clusters.max_epochs)"
             )
-        return {"epochs": [asdict(epoch) for epoch in done.epochs], "converged": done.converged}
+        epochs = [asdict(epoch) for epoch in done.epochs]
+        limits = {"drift": section.max_drift, "churn": section.max_churn}
+        return {"epochs": epochs, "converged": done.converged, "cache": plan.cache, "limits": limits}
 
-    return store.run("centroids", "Stage II: centroid calibration", {"start": start.digest}, work)
+    return store.run(stage, work, before=supply.open)
 
 
 def assign_rows(
-    inputs: Inputs, store: StageStore, warmup: StageResult, centroids: StageResult
+    inputs: Inputs, store: StageStore, centroids: StageResult, supply: GradientSupply
 ) -> StageResult:
     """Assign every row, validation rows too, to its nearest centroid (equation 9)."""
+    section = inputs.recipe.clusters
     counted = np.zeros(len(inputs.rows), dtype=bool)
     counted[list(inputs.split.train)] = True
+    depends_on = {
+        "centroids": centroids.digest,
+        "min_rows": section.min_rows,
+        "origins": inputs.origins_digest,
+    }
+    stage = Stage("assignment", "Stage II: final assignment", depends_on)
 
     def work(folder: Path) -> dict[str, Any]:
-        with (
-            _row_gradients(inputs, warmup) as source,
-            store.narrator.bar("row gradients", len(inputs.rows), "rows") as advance,
-        ):
-            final = load_file(centroids.folder / _CENTROIDS)["centroids"].to(source.device)
-            done = assign(source, inputs.rows, counted, final, inputs.recipe.clusters.min_rows, advance)
+        with store.narrator.bar("rows", len(inputs.rows), "rows") as advance:
+            compared = compare_rows(
+                supply.source,
+                inputs.lengths,
+                read_centroids(centroids).to(supply.source.device),
+                store.checkpoint(stage, section.checkpoint_seconds),
+                advance,
+            )
+        done = assign(compared, counted, section.min_rows)
         write_assignments(folder / ASSIGNMENTS, inputs.rows, inputs.split, done)
         facts = cluster_facts(inputs.rows, inputs.split, done)
         for warning in done.warnings:
@@ -96,12 +180,81 @@ def assign_rows(
         store.narrator.say(f"    rows per cluster: {', '.join(f'{size:,}' for size in facts['rows'])}")
         return facts | {"labels_sha256": hashlib.sha256(done.labels.tobytes()).hexdigest()}
 
+    return store.run(stage, work, before=supply.open)
+
+
+def compare_orders(
+    inputs: Inputs,
+    store: StageStore,
+    start: StageResult,
+    centroids: StageResult,
+    supply: GradientSupply,
+    plan: Plan,
+) -> StageResult:
+    """Calibrate in two other orders of the rows and say how far the partitions agree.
+
+    On all training rows if their gradients are on disk; computing them again for every order would cost more than
+    all the rest, so otherwise on the probe, whose Gram matrix is known.
+    """
+    section, on_disk = inputs.recipe.clusters, plan.gradients == "disk"
     depends_on = {
+        "start": start.digest,
         "centroids": centroids.digest,
-        "min_rows": inputs.recipe.clusters.min_rows,
-        "origins": inputs.origins_digest,
+        "orders": _ORDERS,
+        "on_disk": on_disk,
     }
-    return store.run("assignment", "Stage II: final assignment", depends_on, work)
+    stage = Stage("orders", "Stage II: does the order of the rows matter?", depends_on)
+
+    def calibrated(order: int, source: Any, rows: Any, first: Tensor, checkpoint: Checkpoint) -> Tensor:
+        movement, seed = Movement(plan.cache, plan.look_ahead_batches), inputs.recipe.seed + order
+        most = len(rows) * section.max_epochs
+        with store.narrator.bar(f"order {order + 1}, calibration", most, "rows at most") as bar:
+            return calibrate(source, rows, first, section, movement, seed, checkpoint, bar).centroids
+
+    def of_all(order: int) -> NDArray[np.int64]:
+        seconds = section.checkpoint_seconds
+        done = store.checkpoint(stage, seconds, f"partition-{order}")
+        standing = done.load()
+        if standing is None:
+            first, final = (read_centroids(each).to(supply.source.device) for each in (start, centroids))
+            if order > 0:
+                place = store.checkpoint(stage, seconds, f"order-{order}")
+                final = calibrated(order, supply.source, inputs.split.train, first, place)
+            place = store.checkpoint(stage, seconds, f"comparison-{order}")
+            with store.narrator.bar(f"order {order + 1}, rows", len(inputs.rows), "rows") as advance:
+                compared = compare_rows(supply.source, inputs.lengths, final, place, advance)
+            labels = compared.cosines[list(inputs.split.train)].argmax(1)
+            done.save({}, {"labels": torch.from_numpy(labels)})
+            return labels
+        return standing.tensors["labels"].numpy()
+
+    def of_probe(order: int) -> NDArray[np.int64]:
+        probe = load_file(start.folder / _GRAM)
+        source, labels = InCoordinates(probe["gram"]), probe["labels"].numpy()
+        means = np.stack(
+            [source.vectors.numpy()[labels == label].mean(0) for label in range(labels.max() + 1)]
+        )
+        first = normalize(torch.from_numpy(means), dim=1)
+        alone = Checkpoint(store.folder / ".orders.checkpoint", stage.digest, math.inf, World())
+        final = calibrated(order, source, range(len(labels)), first, alone)
+        return (source.vectors @ final.T).argmax(1).numpy()
+
+    def work(folder: Path) -> dict[str, Any]:
+        if on_disk:
+            return shuffle_agreement(of_all, _ORDERS, "all training rows")
+        return shuffle_agreement(of_probe, _ORDERS, "the probe")
+
+    return store.run(stage, work, before=supply.open if on_disk else None)
+
+
+def read_centroids(stage: StageResult) -> Tensor:
+    """Read the unit centroids [K, d] that a stage left."""
+    return load_file(stage.folder / _CENTROIDS)["centroids"]
+
+
+def read_gram(start: StageResult) -> Tensor:
+    """Read the probe's cosines [n, n] float64."""
+    return load_file(start.folder / _GRAM)["gram"]
 
 
 def read_assignment(assigned: StageResult) -> Assignment:
@@ -113,13 +266,4 @@ def read_assignment(assigned: StageResult) -> Assignment:
         k=assigned.facts["k"],
         warnings=tuple(assigned.facts["warnings"]),
         **columns,
-    )
-
-
-def _row_gradients(inputs: Inputs, warmup: StageResult) -> RowGradients:
-    model = load_adapter(inputs.base, warmup.folder, trainable=False, dtype=torch.float32)
-    return RowGradients(
-        model,
-        pad_id=int(inputs.tokenizer.pad_token_id),
-        token_budget=inputs.recipe.clusters.micro_batch_tokens,
     )

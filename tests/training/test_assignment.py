@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from tiny_model import PAD, numbered_rows, tiny_llama, with_adapter
+from thread_world import together
+from tiny_model import PAD, PlantedSource, no_checkpoint, tiny_llama, with_adapter
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from training.assignment import Assignment, assign
-from training.progress import ignore_progress
+from training import assignment
+from training.assignment import Assignment, Comparison, assign, compare_rows
+from training.checkpoint import Checkpoint
+from training.gradient_source import Compared, Recomputed
+from training.progress import Advance, ignore_progress
 from training.rendering import TokenRow
-from training.row_gradients import Contracted, RowGradients
-
-
-@dataclass
-class Planted:
-    """Gives cosines that were made up, at made-up norms."""
-
-    cosines: NDArray[np.float64]  # [N, K]
-    norms: NDArray[np.float64]  # [N]
-
-    def contracted(self, rows: list[TokenRow], centroids: Tensor, advance: object) -> Contracted:
-        kept = Contracted(centroids, torch.from_numpy(self.cosines * self.norms[:, None]))
-        kept.squared_norm_a = torch.from_numpy(self.norms**2 * 0.25)
-        kept.squared_norm_b = torch.from_numpy(self.norms**2 * 0.75)
-        return kept
+from training.row_gradients import RowGradients
+from training.world import World
 
 
 def assigned(
@@ -47,18 +38,18 @@ def assigned(
     cosines[np.arange(n), nearest] = 0.9
     norms = np.arange(1, n + 1, dtype=float)
     marks = np.array(counted if counted is not None else [True] * n)
-    return assign(
-        Planted(cosines, norms), numbered_rows(n), marks, torch.zeros(k, 4), min_rows, ignore_progress
-    )
+    return assign(Comparison(cosines, norms, np.full(n, 0.75)), marks, min_rows)
 
 
-def test_the_nearest_centroid_the_margin_and_the_norm() -> None:
+def test_the_nearest_centroid_the_margin_and_the_norm(tmp_path: Path) -> None:
     """Equation 9, on the gradients of a real model."""
     rows = [TokenRow(str(seed), None, "", tuple(range(6 + seed, 12 + 2 * seed)), 3) for seed in range(9)]
     with RowGradients(with_adapter(tiny_llama()), PAD, 40) as source:
         whole = source.whole(rows).double()
         centroids = normalize(whole[[1, 4, 6]], dim=1).float()
-        found = assign(source, rows, np.ones(9, dtype=bool), centroids, 1, ignore_progress)
+        given, lengths = Recomputed(source, rows, World()), [len(row.input_ids) for row in rows]
+        compared = compare_rows(given, lengths, centroids, no_checkpoint(tmp_path), ignore_progress)
+        found = assign(compared, np.ones(9, dtype=bool), 1)
         b = torch.cat([torch.arange(f.start, f.stop) for f in source.factors if f.is_b])
     cosines = normalize(whole, dim=1) @ centroids.double().T  # [9, 3]
     ranked = cosines.sort(descending=True).values
@@ -122,17 +113,103 @@ def test_merging_goes_on_until_none_is_tiny_and_one_is_left_at_least() -> None:
     assert len(alone.warnings) == 2
 
 
-def test_a_row_without_a_gradient_is_labelled_too() -> None:
+def test_a_row_without_a_gradient_is_labelled_too(tmp_path: Path) -> None:
     """A row the model already writes with certainty: its gradient is zero, its cosine to anything 0."""
-    cosines, norms = np.array([[0.9, 0.1], [0.1, 0.9], [0.0, 0.0]]), np.array([1.0, 2.0, 0.0])
-    found = assign(
-        Planted(cosines, norms),
-        numbered_rows(3),
-        np.ones(3, dtype=bool),
-        torch.zeros(2, 4),
-        1,
-        ignore_progress,
+    gradients = torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.0, 0.0]])
+    compared = compare_rows(
+        PlantedSource(gradients), [1, 1, 1], torch.eye(2), no_checkpoint(tmp_path), ignore_progress
     )
+    found = assign(compared, np.ones(3, dtype=bool), 1)
     for values in (found.cosine, found.margin, found.norm, found.norm_share_b):
         assert np.isfinite(values).all()
     assert found.cosine[2] == 0
+
+
+N, D, K = 151, 12, 3
+
+
+class Killed(Exception):
+    """The process."""
+
+
+class Mortal(PlantedSource):
+    """Notes what it compares, shares rows out, and dies at the given call."""
+
+    world = World()
+    dies_at = 10**9
+
+    def owners(self, rows: Sequence[int]) -> list[int]:
+        return [0 if row < 60 else row % self.world.size for row in rows]
+
+    def compare(self, rows: Sequence[int], centroids: Tensor, advance: Advance = ignore_progress) -> Compared:
+        assert set(self.owners(rows)) == {self.world.rank}
+        assert not hasattr(self, "asked") or self.asked[-1] <= rows[0]
+        self.asked = list(rows)
+        if len(self.calls) == self.dies_at:
+            raise Killed
+        return super().compare(rows, centroids, advance)
+
+
+@pytest.fixture
+def planted() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    gradients = torch.randn(N, D, generator=generator) * torch.logspace(-2, 2, N)[:, None]
+    return gradients, normalize(torch.randn(K, D, generator=generator), dim=1)
+
+
+def check(found: Comparison, planted: tuple[Tensor, Tensor]) -> None:
+    gradients, centroids = planted
+    expected = normalize(gradients, dim=1).double() @ centroids.double().T
+    assert found.cosines == pytest.approx(expected.numpy(), abs=1e-6)
+    assert found.norm == pytest.approx(gradients.double().norm(dim=1).numpy())
+    assert found.share_b == pytest.approx(np.full(N, 0.75))
+
+
+def test_rows_are_compared_in_pieces_of_one_length_each_once(
+    planted: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    gradients, centroids = planted
+    lengths = np.random.default_rng(0).integers(5, 50, size=N).tolist()
+    asked: list[int] = []
+
+    class Notes(PlantedSource):
+        def compare(
+            self, rows: Sequence[int], centroids: Tensor, advance: Advance = ignore_progress
+        ) -> Compared:
+            asked.extend(rows)
+            return super().compare(rows, centroids, advance)
+
+    source, advanced = Notes(gradients), list[int]()
+    found = compare_rows(source, lengths, centroids, no_checkpoint(tmp_path), advanced.append)
+    check(found, planted)
+    assert sorted(asked) == list(range(N))
+    assert [lengths[row] for row in asked] == sorted(lengths)
+    assert source.calls == [64, 64, 23]
+    assert sum(advanced) == N
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("dies_at", [0, 1, 3, 5])
+def test_killed_and_resumed_by_one_process_or_several(
+    planted: tuple[Tensor, Tensor], size: int, dies_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assignment, "_PIECE_ROWS", 8)
+    gradients, centroids = planted
+
+    def work(world: World, dies_at: int = 10**9) -> tuple[Comparison, int, int]:
+        source, advanced = Mortal(gradients), list[int]()
+        source.world, source.dies_at = world, dies_at
+        at = Checkpoint(tmp_path / "at", "digest", 0.0, world)
+        found = compare_rows(source, [1] * N, centroids, at, advanced.append)
+        return found, sum(source.calls), sum(advanced)
+
+    with pytest.raises(Killed):
+        together(size, lambda world: work(world, dies_at))
+    everyone = together(size, work)
+    for found, _, _ in everyone:
+        check(found, planted)
+        assert np.array_equal(found.cosines, everyone[0][0].cosines)
+    owners = np.bincount([0 if row < 60 else row % size for row in range(N)], minlength=size)
+    for (_, compared, advanced), own in zip(everyone, owners.tolist(), strict=True):
+        assert compared == max(0, own - 8 * dies_at)  # nothing twice
+        assert advanced == own

@@ -3,48 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny_model import PAD, PlantedSource, dozen_rows, numbered_rows, tiny_llama, token_row, with_adapter
+from numpy.typing import NDArray
+from planted_calibration import SECTION, D, K, N, never, planted_gradients, run, start_centroids
+from tiny_model import PAD, PlantedSource, dozen_rows, tiny_llama, token_row, with_adapter
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from training.calibration import Calibrated, calibrate
+from training.calibration import Calibrated, Movement, calibrate
+from training.cluster_cache import ExactCache, RingCache
+from training.gradient_source import Recomputed
 from training.progress import ignore_progress
 from training.recipe import ClustersSection
 from training.row_gradients import RowGradients
-
-K, D, N = 3, 24, 150
-SECTION = ClustersSection(
-    batch_rows=16, cache_batches=2, beta=0.8, max_epochs=3, max_drift=1e-9, max_churn=1e-9
-)
+from training.world import World
 
 
-def planted_gradients(spread: float) -> Tensor:
-    """Rows of very different norm around K directions."""
-    generator = torch.Generator().manual_seed(0)
-    centres = torch.linalg.qr(torch.randn(D, D, generator=generator))[0][:K]
-    labels = torch.randint(K, (N,), generator=generator)
-    noise = spread * torch.randn(N, D, generator=generator)
-    return (centres[labels] + noise) * torch.logspace(-2, 2, N)[:, None]
-
-
-def start_centroids() -> Tensor:
-    return normalize(torch.randn(K, D, generator=torch.Generator().manual_seed(3)), dim=1)
+def kept(rows: list[Tensor], section: ClustersSection, cache: str) -> list[Tensor]:
+    """Of all rows that ever came to a cluster, those that its cache still holds."""
+    if cache == "exact":
+        return rows[-section.cache_batches * section.batch_rows :]
+    slots = [rows[first : first + section.batch_rows] for first in range(0, len(rows), section.batch_rows)]
+    return [row for slot in slots[-section.cache_batches :] for row in slot]
 
 
 def naive(
-    gradients: Tensor, start: Tensor, section: ClustersSection, seed: int
+    gradients: Tensor, start: Tensor, section: ClustersSection, seed: int, cache: str
 ) -> list[tuple[list[int], Tensor]]:
     """Section 5.3.2 word for word, in float64: labels and centroids after each epoch."""
     unit = [(row / row.norm()).double() for row in gradients]
     centroids = [row.double() for row in start]
-    caches: list[deque[Tensor]] = [
-        deque(maxlen=section.cache_batches * section.batch_rows) for _ in centroids
-    ]
+    came_ever: list[list[Tensor]] = [[] for _ in centroids]
     shuffler = np.random.default_rng(seed)
     labels = [-1] * len(unit)
     after: list[tuple[list[int], Tensor]] = []
@@ -57,26 +50,22 @@ def naive(
                 labels[row] = max(range(len(centroids)), key=lambda k: float(unit[row] @ centroids[k]))
                 came.setdefault(labels[row], []).append(unit[row])
             for k, rows in came.items():
-                caches[k].extend(rows)
-                mean = torch.stack(list(caches[k])).mean(0)
+                came_ever[k].extend(rows)
+                mean = torch.stack(kept(came_ever[k], section, cache)).mean(0)
                 moved = section.beta * centroids[k] + (1 - section.beta) * mean
                 centroids[k] = moved / moved.norm()
         after.append((list(labels), torch.stack(centroids)))
     return after
 
 
-def run(gradients: Tensor, section: ClustersSection = SECTION, seed: int = 0) -> Calibrated:
-    source = PlantedSource(gradients)
-    return calibrate(source, numbered_rows(len(gradients)), start_centroids(), section, seed, ignore_progress)
-
-
 @pytest.mark.parametrize("spread", [0.05, 0.4])
 @pytest.mark.parametrize("beta", [0.0, 0.8])
-def test_it_equals_the_naive_reference(spread: float, beta: float) -> None:
+@pytest.mark.parametrize("cache", ["exact", "ring"])
+def test_it_equals_the_naive_reference(spread: float, beta: float, cache: str) -> None:
     gradients = planted_gradients(spread)
     section = SECTION.model_copy(update={"beta": beta})
-    expected = naive(gradients, start_centroids(), section, seed=5)
-    found = run(gradients, section, seed=5)
+    expected = naive(gradients, start_centroids(), section, 5, cache)
+    found = run(gradients, section, 5, cache=cache)
     assert found.centroids.dtype == torch.float32
     assert torch.allclose(found.centroids.double(), expected[-1][1], atol=1e-5)
     assert torch.allclose(found.centroids.norm(dim=1), torch.ones(K), atol=1e-6)
@@ -94,11 +83,35 @@ def test_a_rows_norm_counts_for_nothing() -> None:
     assert torch.allclose(run(gradients).centroids, run(bigger).centroids, atol=1e-5)
 
 
-def test_the_logical_batch_is_what_is_asked_for() -> None:
+@pytest.mark.parametrize(("look_ahead", "asked"), [(1, [16] * 9 + [6]), (4, [64, 64, 22]), (99, [150])])
+def test_gradients_are_asked_for_as_far_ahead_as_told(look_ahead: int, asked: list[int]) -> None:
     source = PlantedSource(planted_gradients(0.1))
-    calibrate(source, numbered_rows(N), start_centroids(), SECTION, 0, ignore_progress)
-    epoch = [16] * (N // 16) + [N % 16]
-    assert source.calls == epoch * SECTION.max_epochs
+    run(source, look_ahead=look_ahead)
+    assert source.calls == asked * SECTION.max_epochs
+
+
+@pytest.mark.parametrize("cache", ["exact", "ring"])
+@pytest.mark.parametrize("spread", [0.05, 0.4])
+def test_looking_ahead_changes_nothing(cache: str, spread: float) -> None:
+    """The logical batch is what everything depends on."""
+    gradients = planted_gradients(spread)
+    one, *others = (run(gradients, cache=cache, look_ahead=ahead) for ahead in (1, 3, 16))
+    for other in others:
+        assert torch.equal(one.centroids, other.centroids)
+        assert one.epochs == other.epochs
+
+
+def test_only_the_rows_asked_for_take_part() -> None:
+    """Rows are numbers: what lies between them is never looked at."""
+    gradients = planted_gradients(0.3)
+    picked = list(range(N - 1, 20, -3))
+    alone = run(gradients[picked])
+    source = PlantedSource(gradients)
+    among = calibrate(
+        source, picked, start_centroids(), SECTION, Movement("exact", 2), 0, never(), ignore_progress
+    )
+    assert torch.equal(alone.centroids, among.centroids)
+    assert alone.epochs == among.epochs
 
 
 def test_it_stops_when_the_centroids_hold_still() -> None:
@@ -128,14 +141,7 @@ def test_an_empty_cluster_stays_where_it_is() -> None:
     gradients = planted_gradients(0.05)
     start = start_centroids()
     away = normalize(-gradients.sum(0), dim=0)
-    found = calibrate(
-        PlantedSource(gradients),
-        numbered_rows(N),
-        torch.cat([start, away[None]]),
-        SECTION,
-        0,
-        ignore_progress,
-    )
+    found = run(gradients, start=torch.cat([start, away[None]]))
     assert found.epochs[-1].sizes[-1] == 0
     assert torch.equal(found.centroids[-1], away)
 
@@ -143,10 +149,7 @@ def test_an_empty_cluster_stays_where_it_is() -> None:
 def test_the_seed_decides_and_the_start_is_left_alone() -> None:
     gradients, start = planted_gradients(0.4), start_centroids()
     before = start.clone()
-    first, again, other = (
-        calibrate(PlantedSource(gradients), numbered_rows(N), start, SECTION, seed, ignore_progress)
-        for seed in (1, 1, 2)
-    )
+    first, again, other = (run(gradients, seed=seed, start=start) for seed in (1, 1, 2))
     assert torch.equal(start, before)
     assert torch.equal(first.centroids, again.centroids)
     assert first.epochs == again.epochs
@@ -162,7 +165,11 @@ def test_micro_batches_change_no_label() -> None:
     for budget in (1, 60, 1 << 20):
         with RowGradients(model, PAD, budget) as source:
             start = normalize(source.whole(rows[:3]), dim=1)
-            found.append(calibrate(source, rows, start, section, 0, ignore_progress))
+            given = Recomputed(source, rows, World())
+            movement = Movement("exact", 2)
+            found.append(
+                calibrate(given, range(len(rows)), start, section, movement, 0, never(), ignore_progress)
+            )
     for other in found[1:]:
         assert [epoch.sizes for epoch in other.epochs] == [epoch.sizes for epoch in found[0].epochs]
         assert [epoch.churn for epoch in other.epochs] == [epoch.churn for epoch in found[0].epochs]
@@ -171,7 +178,34 @@ def test_micro_batches_change_no_label() -> None:
 
 def test_progress_counts_every_row_of_every_epoch() -> None:
     advanced: list[int] = []
-    source = PlantedSource(planted_gradients(0.4))
-    found = calibrate(source, numbered_rows(N), start_centroids(), SECTION, 0, advanced.append)
+    found = run(planted_gradients(0.4), advance=advanced.append)
     assert sum(advanced) == N * len(found.epochs)
     assert dataclasses.asdict(found.epochs[0]).keys() == {"drift", "churn", "sizes"}
+
+
+@pytest.mark.parametrize(("cache", "kind"), [("exact", ExactCache), ("ring", RingCache)])
+def test_the_caches_size_is_the_recipes(cache: str, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[Any, ...]] = []
+
+    def watch(self: Any, *given: Any) -> None:
+        made.append(given)
+        original(self, *given)
+
+    original = kind.__init__
+    monkeypatch.setattr(kind, "__init__", watch)
+    run(planted_gradients(0.1), cache=cache)
+    window = (2 * 16,) if cache == "exact" else (2, 16)
+    assert [given[: 2 + len(window)] for given in made] == [(K, *window, D)]
+
+
+def labels_of(found: Calibrated, gradients: Tensor) -> NDArray[np.int64]:
+    return (normalize(gradients, dim=1) @ found.centroids.T).argmax(1).numpy()
+
+
+def test_a_row_without_a_gradient_does_no_harm() -> None:
+    gradients = planted_gradients(0.3)
+    gradients[::7] = 0
+    for cache in ("exact", "ring"):
+        found = run(gradients, SECTION.model_copy(update={"beta": 0.0}), cache=cache)
+        assert bool(torch.isfinite(found.centroids).all())
+        assert len(np.unique(labels_of(found, gradients))) == K

@@ -93,7 +93,6 @@ def first(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
             "clusters.n_init": 2,
             "clusters.max_epochs": 2,
             "clusters.min_rows": 1,
-            "clusters.probe_memory_mb": 1,
             "experts.epochs": 1,
             "experts.learning_rate": 1e-3,
             "router.encoder": str(save_encoder(folder / "encoder")),
@@ -257,7 +256,8 @@ def test_a_killed_run_goes_on_where_it_was(first: Run, tmp_path: Path) -> None:
     assert not (stages / "expert-1").exists()
     assert not (run.folder / "bundle").exists()
     before = {
-        name: digests(stages / name) for name in ("warmup", "start", "centroids", "assignment", "expert-0")
+        name: digests(stages / name)
+        for name in ("plan", "warmup", "diagnosis", "start", "centroids", "assignment", "orders", "expert-0")
     }
     run.train()
     kept = [title for title, kept_ in run.kept().items() if kept_]

@@ -78,11 +78,9 @@ def test_they_equal_a_loop_over_single_rows_whatever_the_batch(
     assert relative_error(found, expected) < ROUNDING
 
 
-def test_in_float64_they_are_the_same_to_the_last_digit(
-    adapted: PeftModel, rows: list[TokenRow], expected: Tensor
-) -> None:
+def test_in_float64_they_are_the_same_to_the_last_digit(rows: list[TokenRow], expected: Tensor) -> None:
     """What float32 leaves is rounding, nothing else."""
-    with RowGradients(copy.deepcopy(adapted).double(), PAD, 100) as source:
+    with RowGradients(with_adapter(tiny_llama()).double(), PAD, 100) as source:
         assert relative_error(source.whole(rows), expected) < 1e-6
 
 
@@ -135,10 +133,12 @@ def test_dropout_is_off(rows: list[TokenRow], expected: Tensor) -> None:
 
 
 def test_rank_stabilised_scaling_is_exact_too(rows: list[TokenRow]) -> None:
-    model = with_adapter(tiny_llama(), use_rslora=True)
+    """In float64: an adapter that is six times a random one leaves float32, a plain loop's too, few digits."""
+    model = with_adapter(tiny_llama(), use_rslora=True).double()
     with RowGradients(copy.deepcopy(model), PAD, 100) as source:
         found = source.whole(rows[:4])
-    assert relative_error(found, reference_matrix(model, rows[:4], source.factors)) < ROUNDING
+    expected = reference_matrix(model, rows[:4], source.factors).float()
+    assert relative_error(found, expected) < 1e-6
 
 
 def test_a_fresh_adapter_has_no_gradient_in_a(rows: list[TokenRow]) -> None:
@@ -180,7 +180,7 @@ def hook_count(model: PeftModel) -> int:
 def test_it_leaves_no_hook_and_no_gradient_behind(adapted: PeftModel, rows: list[TokenRow]) -> None:
     before = hook_count(adapted)
     with RowGradients(adapted, PAD, 100) as source:
-        assert hook_count(adapted) == before + 1 + len(source.factors)
+        assert hook_count(adapted) == before + len(source.factors) // 2  # one for A and B of a layer
         source.whole(rows[:3])
     assert hook_count(adapted) == before
     with pytest.raises(RuntimeError, match="in the middle"), RowGradients(adapted, PAD, 100) as source:
@@ -188,6 +188,43 @@ def test_it_leaves_no_hook_and_no_gradient_behind(adapted: PeftModel, rows: list
     assert hook_count(adapted) == before
     assert [name for name, weight in adapted.named_parameters() if weight.grad is not None] == []
     assert [name for name, weight in adapted.named_parameters() if weight.requires_grad] == []
+
+
+def test_the_weights_are_what_they_were(rows: list[TokenRow]) -> None:
+    """The adapter is merged while gradients are computed: A and B must not move, the base only by rounding."""
+    model = with_adapter(tiny_llama())
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with RowGradients(model, PAD, 100) as source:
+        source.whole(rows[:3])
+        moved = [n for n, weight in model.state_dict().items() if not torch.equal(weight, before[n])]
+        assert len(moved) == len(source.factors) // 2
+    for name, weight in model.state_dict().items():
+        if "lora_" in name:
+            assert torch.equal(weight, before[name])
+        assert torch.allclose(weight, before[name], rtol=0, atol=1e-6)
+
+
+def test_no_gradient_goes_below_the_first_adapted_layers(rows: list[TokenRow]) -> None:
+    """Nothing there has a LoRA weight: the way back to the embeddings would be work for nothing."""
+    seen: list[bool] = []
+    model = with_adapter(tiny_llama())
+    norms = [layer.input_layernorm for layer in model.get_base_model().model.layers]
+    for norm in norms:
+        norm.register_forward_hook(lambda module, inputs, output: seen.append(output.requires_grad))
+    with RowGradients(model, PAD, ALL_TOGETHER) as source:
+        source.whole(rows)
+    assert seen == [False, True]
+
+
+@pytest.mark.parametrize("what", ["base", "adapter"])
+def test_half_precision_is_refused(what: str) -> None:
+    """Merged, most of the adapter would be rounded away."""
+    model = with_adapter(tiny_llama())
+    for name, weight in model.named_parameters():
+        if ("lora_" in name) == (what == "adapter"):
+            weight.data = weight.data.bfloat16()
+    with pytest.raises(AdapterRefused, match="is bfloat16, and per-row gradients need float32"):
+        RowGradients(model, PAD, 1)
 
 
 def test_a_row_without_a_finite_loss_is_named(rows: list[TokenRow]) -> None:

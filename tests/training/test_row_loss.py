@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 from tiny_model import PAD, dozen_rows, tiny_llama
+from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -50,6 +51,42 @@ def test_the_vocabulary_is_touched_at_completion_positions_only(
     assert sum(seen) == sum(len(row.input_ids) - row.prompt_length for row in rows)
     assert max(seen) <= 10
     assert found.tolist() == pytest.approx([by_hand(model, row) for row in rows], rel=1e-5)
+
+
+def test_its_gradient_is_that_of_the_models_own_logits(
+    model: LlamaForCausalLM, rows: list[TokenRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each chunk is differentiated at once and its logits dropped; rows weigh in as whoever sums them says."""
+    monkeypatch.setattr(row_loss, "_HEAD_CHUNK", 10)
+    weights = torch.linspace(-1, 2, len(rows))  # [B]
+    embeddings = model.get_input_embeddings().weight
+    (found,) = torch.autograd.grad((weights * row_losses(model, pad_rows(rows, PAD, CPU))).sum(), embeddings)
+    total = torch.zeros(())
+    for row, weight in zip(rows, weights, strict=True):
+        ids = torch.tensor([row.input_ids])
+        logits = model.lm_head(model.model(input_ids=ids).last_hidden_state)[0, row.prompt_length - 1 : -1]
+        total = total + weight * cross_entropy(logits, ids[0, row.prompt_length :])
+    (expected,) = torch.autograd.grad(total, embeddings)
+    assert float((found - expected).norm() / expected.norm()) < 1e-5
+
+
+def test_logits_of_all_positions_never_exist_together(
+    model: LlamaForCausalLM, rows: list[TokenRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What autograd keeps for the backward pass is [n, h], not [n, V]."""
+    monkeypatch.setattr(row_loss, "_HEAD_CHUNK", 10)
+    kept: list[torch.Size] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.data_ptr() != model.lm_head.weight.data_ptr():
+            kept.append(tensor.shape)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        row_losses(model, pad_rows(rows, PAD, CPU)).sum().backward()
+    assert kept
+    vocabulary = model.config.vocab_size
+    assert max(shape.numel() // vocabulary for shape in kept if shape[-1:] == (vocabulary,)) <= 10
 
 
 def test_a_row_sees_no_other_row(model: LlamaForCausalLM, rows: list[TokenRow]) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
+from thread_world import together
 
 from training.progress import Narrator
-from training.stage_store import StageStore
+from training.stage_store import Stage, StageResult, StageStore
+from training.world import World
 
 
 class Kitchen:
@@ -30,8 +34,8 @@ class Kitchen:
                 raise RuntimeError("burnt")
             return {"salt": 0.1, "sizes": (1, 2), "deep": {"a": [None, True]}}
 
-        store = StageStore(self.folder, Narrator(Console(file=self.said, width=200)))
-        result = store.run(name, "Cook the soup", depends_on, work)
+        store = StageStore(self.folder, Narrator(Console(file=self.said, width=200)), World())
+        result = store.run(Stage(name, "Cook the soup", depends_on), work)
         assert store.results == {name: result}
         return result
 
@@ -107,3 +111,109 @@ def test_what_a_killed_run_left_half_done_is_swept_away(kitchen: Kitchen) -> Non
     result = kitchen.run(water=1)
     assert not (result.folder / "old.txt").exists()
     assert not partial.exists()
+
+
+SOUP, STEW, TEA = (Stage(name, f"Cook the {name}", {"water": 1}) for name in ("soup", "stew", "tea"))
+
+
+def store_in(folder: Path, world: World | None = None) -> StageStore:
+    return StageStore(folder, Narrator(Console(file=io.StringIO())), world or World())
+
+
+def cook(folder: Path) -> dict[str, Any]:
+    (folder / "pot.txt").write_text("hot")
+    return {"salt": 1}
+
+
+def test_what_comes_before_is_done_only_if_the_stage_is(tmp_path: Path) -> None:
+    called: list[str] = []
+    for _ in range(2):
+        store_in(tmp_path).run(SOUP, cook, before=lambda: called.append("shopping"))
+    assert called == ["shopping"]
+
+
+def test_a_forgotten_stage_is_done_again(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    store.forget(SOUP)  # never done: nothing to forget
+    store.run(SOUP, cook)
+    store.forget(SOUP)
+    assert store.kept(SOUP) is None
+    assert not store.run(SOUP, cook).kept
+
+
+def test_a_stages_standing_is_kept_until_it_is_done(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+
+    def burnt(folder: Path) -> dict[str, Any]:
+        store.checkpoint(SOUP, 0.0).save({"stirred": 3}, {"spoon": torch.ones(2)})
+        store.checkpoint(SOUP, 0.0, "lid").save({"stirred": 4}, {})
+        raise RuntimeError("burnt")
+
+    with pytest.raises(RuntimeError, match="burnt"):
+        store.run(SOUP, burnt)
+    again = store_in(tmp_path)
+    standing, lid = again.checkpoint(SOUP, 0.0).load(), again.checkpoint(SOUP, 0.0, "lid").load()
+    assert standing is not None
+    assert lid is not None
+    assert (standing.facts, lid.facts) == ({"stirred": 3}, {"stirred": 4})
+    assert again.checkpoint(STEW, 0.0).load() is None
+    assert again.checkpoint(Stage("soup", "", {"water": 2}), 0.0).load() is None
+    again.run(SOUP, cook)
+    assert [path.name for path in tmp_path.iterdir()] == ["soup"]
+
+
+def test_a_standing_that_outlived_its_stage_is_swept_away(tmp_path: Path) -> None:
+    """A kill between the stage's last rename and its clearing up: it may be as large as the cache."""
+    store = store_in(tmp_path)
+    store.run(SOUP, cook)
+    store.checkpoint(SOUP, 0.0).save({"stirred": 3}, {"spoon": torch.ones(2)})
+    assert store_in(tmp_path).run(SOUP, cook).kept
+    assert [path.name for path in tmp_path.iterdir()] == ["soup"]
+
+
+def test_processes_do_a_stage_together_and_the_first_ones_counts(tmp_path: Path) -> None:
+    def work(world: World) -> tuple[StageResult, StageResult, list[Path]]:
+        folders: list[Path] = []
+
+        def together_(folder: Path) -> dict[str, Any]:
+            folders.append(folder)
+            (folder / "by.txt").write_text(str(world.rank))
+            return {"ranks": world.gather(world.rank), "by": world.rank}
+
+        store = store_in(tmp_path, world)
+        first, again = (store.run(SOUP, together_) for _ in range(2))
+        return first, again, folders
+
+    everyone = together(3, work)
+    for first, again, folders in everyone:
+        assert (first.kept, again.kept, len(folders)) == (False, True, 1)
+        assert first.facts == again.facts == {"ranks": [0, 1, 2], "by": 0}
+        assert (first.folder / "by.txt").read_text() == "0"
+    assert len({folder for _, _, (folder,) in everyone}) == 3
+    assert not any(folder.exists() for _, _, (folder,) in everyone)
+    assert [path.name for path in tmp_path.iterdir()] == ["soup"]
+
+
+def test_dealt_out_stages_are_one_processs_each_and_what_is_kept_is_not_dealt(tmp_path: Path) -> None:
+    store_in(tmp_path).run(STEW, cook)
+    done_by: list[tuple[str, int]] = []
+    lock = threading.Lock()
+
+    def work(world: World) -> list[StageResult]:
+        def job(stage: Stage) -> Any:
+            def do(folder: Path) -> dict[str, Any]:
+                with lock:
+                    done_by.append((stage.name, world.rank))
+                return {"of": stage.name}
+
+            return stage, do
+
+        store = store_in(tmp_path, world)
+        results = store.deal_out([job(stage) for stage in (SOUP, STEW, TEA)])
+        assert list(store.results) == ["soup", "stew", "tea"]
+        return results
+
+    for results in together(2, work):
+        assert [result.kept for result in results] == [False, True, False]
+        assert [result.facts for result in results] == [{"of": "soup"}, {"salt": 1}, {"of": "tea"}]
+    assert sorted(done_by) == [("soup", 0), ("tea", 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,10 +12,14 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
+from torch.nn.functional import normalize
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from training.checkpoint import Checkpoint
+from training.gradient_source import Compared
 from training.progress import Advance, ignore_progress
 from training.rendering import TokenRow
+from training.world import World
 
 ROOT = Path(__file__).parents[2]
 TOKENIZER = ROOT / "demo" / "base"
@@ -98,7 +103,7 @@ def dozen_rows() -> list[TokenRow]:
 
 @dataclass
 class PlantedSource:
-    """Stands in for RowGradients: gives planted gradients, by the number in a row's origin."""
+    """A source of gradients that were made up: row number i has the gradient planted at i."""
 
     gradients: Tensor  # [N, d]
     calls: list[int] = field(default_factory=list)
@@ -108,12 +113,19 @@ class PlantedSource:
     def dimension(self) -> int:
         return self.gradients.shape[1]
 
-    def whole(self, rows: Sequence[TokenRow], advance: Advance = ignore_progress) -> Tensor:
+    def owners(self, rows: Sequence[int]) -> list[int]:
+        return [0] * len(rows)
+
+    def unit(self, rows: Sequence[int], advance: Advance = ignore_progress) -> Tensor:
         self.calls.append(len(rows))
         advance(len(rows))
-        return self.gradients[[int(row.origin) for row in rows]].clone()
+        return normalize(self.gradients[list(rows)], dim=1)
+
+    def compare(self, rows: Sequence[int], centroids: Tensor, advance: Advance = ignore_progress) -> Compared:
+        norm = self.gradients[list(rows)].double().norm(dim=1)
+        return Compared((self.unit(rows, advance) @ centroids.T).double(), norm, norm * 0 + 0.75)
 
 
-def numbered_rows(count: int) -> list[TokenRow]:
-    """Rows that a PlantedSource knows."""
-    return [TokenRow(str(number), None, "", (6, 7), 1) for number in range(count)]
+def no_checkpoint(folder: Path) -> Checkpoint:
+    """One that is never due."""
+    return Checkpoint(folder / "checkpoint", "digest", math.inf, World())

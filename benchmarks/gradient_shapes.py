@@ -1,0 +1,151 @@
+"""What `benchmarks.gradients` measures on: models of real shapes, and rows as long as real ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from training.base_model import find_base
+from training.recipe import BaseSection, LoraSection
+from training.rendering import TokenRow, render, use_chat_template
+from training.rows import Row, parse_row
+
+ROOT = Path(__file__).parents[1]
+SHARED = Path(os.environ.get("GRADIENTSPACE_SHARED", ROOT.parent / "shared"))
+DOMAINS = ("gsm8k", "math", "code", "finance_tatqa", "tinystories")
+_POOL = 100  # rows per domain that lengths are taken from
+_LONGEST = 1024  # tokens, as data.max_length
+
+Lengths = tuple[int, int]  # tokens of prompt and completion
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One line of the table. `missing` says why it can't be measured here; `build` makes the base in float32."""
+
+    name: str
+    device: torch.device
+    rows: int
+    build: Callable[[], PreTrainedModel]
+    real_rows: bool
+    missing: str | None = None
+
+
+def shapes(quick: bool, shared: Path = SHARED) -> list[Shape]:
+    """All lines of the table: two on the CPU, two on the GPU."""
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    no_gpu = None if torch.cuda.is_available() else "no GPU here: not measured"
+    base_5m = shared / "models" / "base-5m"
+    no_base = (
+        None if base_5m.is_dir() else f"NOT MEASURED: no base in {shared}; set GRADIENTSPACE_SHARED to it"
+    )
+    return [
+        Shape("base-5m", cpu, 32 if quick else 64, partial(_load, base_5m), real_rows=True, missing=no_base),
+        Shape("SmolLM2-135M", cpu, 4 if quick else 16, partial(_random, "smollm2-135m"), real_rows=False),
+        Shape("SmolLM2-135M on GPU", gpu, 128, partial(_random, "smollm2-135m"), False, no_gpu),
+        Shape("Llama-3.2-1B", gpu, 128, partial(_random, "llama-3.2-1b"), False, no_gpu),
+    ]
+
+
+def adapted(shape: Shape) -> PeftModel:
+    """Lay an adapter of the recipe's default form over the shape's base, with a B as if it had been warmed up."""
+    lora = LoraSection()
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(0)
+    model = get_peft_model(shape.build(), config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if ".lora_B." in name:
+                weight.normal_(0, 0.01)
+    return cast("PeftModel", torch.nn.Module.to(model.eval(), shape.device))
+
+
+def rows_for(shape: Shape, shared: Path = SHARED) -> tuple[list[TokenRow], str]:
+    """Rows for a shape, in random order, and where they or their lengths are from.
+
+    However few they are, their lengths are evenly spread quantiles of the whole pool's.
+    """
+    pool = (
+        _rendered(shared) if (shared / "data").is_dir() and (shared / "models" / "base-5m").is_dir() else []
+    )
+    if pool:
+        picked = _spread(pool, lambda row: len(row.input_ids), shape.rows)
+        if shape.real_rows:
+            return picked, "real rows"
+        lengths = [(row.prompt_length, len(row.input_ids) - row.prompt_length) for row in picked]
+        said = "random tokens, as long as real rows are with base-5m's tokenizer"
+    else:
+        lengths = _spread(_synthetic_lengths(), sum, shape.rows)
+        said = f"SYNTHETIC LENGTHS: no real rows in {shared}"
+    return [random_row(number, *length) for number, length in enumerate(lengths)], said
+
+
+def random_row(number: int, prompt: int, completion: int) -> TokenRow:
+    """A row of random tokens; the same number gives the same row."""
+    chance = random.Random(number)
+    ids = [
+        chance.randrange(3, 4000) for _ in range(prompt + completion)
+    ]  # ids that every vocabulary here has
+    return TokenRow(f"random:{number}", None, "", ids, prompt)
+
+
+def _load(folder: Path) -> PreTrainedModel:
+    return find_base(BaseSection(model=str(folder), dtype="float32")).load()
+
+
+def _random(name: str) -> PreTrainedModel:
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(ROOT / "recipes" / "shapes" / name)
+    return cast(
+        "PreTrainedModel",
+        AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa"),
+    )
+
+
+def _rendered(shared: Path) -> list[TokenRow]:
+    tokenizer = find_base(BaseSection(model=str(shared / "models" / "base-5m"), dtype="float32")).tokenizer()
+    use_chat_template(tokenizer, None)
+    pool: list[TokenRow] = []
+    for domain in DOMAINS:
+        lines = (shared / "data" / f"{domain}_train.jsonl").read_text(encoding="utf-8").splitlines()
+        for line in random.Random(0).sample(lines, _POOL):
+            row = parse_row(domain, json.loads(line))
+            rendered = render(tokenizer, row, "last_user", _LONGEST) if isinstance(row, Row) else row
+            if isinstance(rendered, TokenRow):
+                pool.append(rendered)
+    return pool
+
+
+def _synthetic_lengths() -> list[Lengths]:
+    # Fitted by eye to the real rows: prompts of 90 tokens in the median, completions of 95, a long tail.
+    chance = random.Random(0)
+    lengths = [
+        (round(chance.lognormvariate(4.5, 0.5)), round(chance.lognormvariate(4.55, 0.9))) for _ in range(500)
+    ]
+    return [
+        (max(8, min(prompt, _LONGEST // 2)), max(2, min(completion, _LONGEST // 2)))
+        for prompt, completion in lengths
+    ]
+
+
+def _spread(pool: Sequence[Any], length: Callable[[Any], int], count: int) -> list[Any]:
+    ordered = sorted(pool, key=length)
+    picked = [ordered[int((place + 0.5) * len(ordered) / count)] for place in range(count)]
+    random.Random(0).shuffle(picked)
+    return picked

@@ -1,0 +1,138 @@
+"""`gradientspace plan`: what Stage II will hold, write and send, before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from training.plan import Plan
+    from training.recipe import Recipe
+
+
+def plan(
+    recipe: Annotated[
+        Path | None, typer.Argument(help="A YAML recipe; or give --base-model and --rows.")
+    ] = None,
+    base_model: Annotated[
+        str | None,
+        typer.Option("--base-model", help="Folder, config.json or hub id; only the config is read."),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", help="Rows, as for `train`; they are counted. May be repeated."),
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option("--rows", help="How many rows, instead of --data.", min=1)
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe, as for `train`."),
+    ] = None,
+    memory_budget: Annotated[
+        str | None,
+        typer.Option(help="For Stage II in each process, e.g. 8GB; else 60 % of the device's memory."),
+    ] = None,
+    disk_budget: Annotated[
+        str | None, typer.Option(help="For gradients on disk, e.g. 100GB; else half of what is free.")
+    ] = None,
+    processes: Annotated[int, typer.Option(help="Processes of the run, one per device.", min=1)] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Print what clustering takes for a model, rank, K and rows: memory, disk, traffic, passes over the rows.
+
+    Nothing is loaded, no weights are needed. Rows are taken to be as long as data.max_length allows.
+    """
+    from cli.fail import fail
+    from training.errors import TrainingError
+    from training.recipe import read_recipe
+
+    given: dict[str, Any] = {"data.files": data, "base.model": base_model}
+    given = {key: value for key, value in given.items() if value}
+    if rows is not None:
+        given["data.files"] = ("",)  # none are read
+    try:
+        if recipe is None or rows is not None:
+            given.setdefault("output", Path())
+        resolved = read_recipe(recipe, given, settings or [])
+        made = _plan(resolved, rows, memory_budget, disk_budget, processes)
+    except TrainingError as error:
+        fail(str(error))
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(made.summary(), ensure_ascii=False))
+    else:
+        _print_table(made)
+    if made.shortfall:
+        fail(made.shortfall)
+
+
+def _plan(
+    recipe: Recipe, rows: int | None, memory_budget: str | None, disk_budget: str | None, processes: int
+) -> Plan:
+    from training.machine import measure_room, parse_size
+    from training.model_shape import read_shape
+    from training.plan import count_rows, draft_plan
+    from training.rows import read_rows
+
+    room = measure_room(recipe.clusters, recipe.output or Path(), processes)
+    if memory_budget:
+        room = replace(room, memory_bytes=parse_size(memory_budget, "--memory-budget"))
+    if disk_budget:
+        room = replace(room, disk_bytes=parse_size(disk_budget, "--disk-budget"))
+    shape = read_shape(recipe.base.model, recipe.lora.rank, recipe.base.revision)
+    total = len(read_rows(recipe.data.files)[0]) if rows is None else rows
+    longest = min(recipe.data.max_length, shape.max_positions)
+    return draft_plan(shape, recipe.clusters, count_rows(total, recipe.split, longest), room)
+
+
+def _print_table(made: Plan) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from training.plan import gigabytes
+
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(overflow="fold")
+    counted = f"{made.rows:,} rows, at most {made.passes:.2f} passes"
+    calibration = "a kill loses at most clusters.checkpoint_seconds"
+    for name, figure, note in (
+        ("model", made.model, f"K = {made.k}" + (f", {made.processes} processes" * (made.processes > 1))),
+        ("d", f"{made.dimension:,}", "entries of one row's gradient"),
+        ("one gradient", gigabytes(made.gradient_bytes), "float32"),
+        ("base weights", gigabytes(made.weights_bytes), "float32"),
+        ("micro-batch", gigabytes(made.micro_batch_bytes), "activations and logits"),
+        ("centroids", gigabytes(made.centroids_bytes), "held a few times over"),
+        ("exact cache", gigabytes(made.exact_cache_bytes), _taken(made.cache == "exact", made.cache_reason)),
+        ("ring cache", gigabytes(made.ring_cache_bytes), _taken(made.cache == "ring", made.cache_reason)),
+        ("look-ahead", gigabytes(made.window_bytes), f"{made.look_ahead_batches} logical batches"),
+        ("probe", gigabytes(made.probe_bytes), f"in blocks of {made.probe_block_rows} rows"),
+        ("checkpoint", gigabytes(made.checkpoint_bytes), calibration),
+        ("disk", gigabytes(made.disk_bytes), f"{made.gradients}: {made.gradients_reason}"),
+        ("row gradients", f"{made.computed_rows:,}", counted),
+        ("traffic", gigabytes(made.traffic_bytes), "sent by each process per logical batch"),
+        ("peak memory", gigabytes(made.peak_bytes), _phases(made)),
+        ("memory budget", gigabytes(made.memory_budget_bytes), ""),
+    ):
+        table.add_row(name, escape(figure), escape(note))
+    console = Console()
+    console.print(table)
+    for warning in made.warnings:
+        console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _taken(taken: bool, reason: str) -> str:
+    return f"taken: {reason}" if taken else "not taken"
+
+
+def _phases(made: Plan) -> str:
+    from training.plan import gigabytes
+
+    return ", ".join(f"{name} {gigabytes(size)}" for name, size in made.phases.items())
