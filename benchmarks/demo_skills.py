@@ -33,7 +33,8 @@ from training.progress import Narrator
 from training.recipe import Recipe
 from training.rendering import TokenRow, prompt_ids
 from training.rows import Row, parse_row
-from training.stage_store import StageStore
+from training.stage_store import Stage, StageStore
+from training.world import World
 
 SYSTEMS = ("base", "one LoRA", "auto", "experts by true skill")
 _MAX_NEW_TOKENS = 64
@@ -60,7 +61,7 @@ def main(
     bundle = read_bundle(run)
     inputs = read_inputs(Recipe.model_validate(bundle.manifest.recipe), narrator)
     warmup = run / "stages" / "warmup"
-    store = StageStore(run / "comparison", narrator)
+    store = StageStore(run / "comparison", narrator, World())
     one = _tuned(inputs, store, warmup, "one-lora", inputs.pick(inputs.split.train))
     by_skill = {
         skill: _tuned(
@@ -125,7 +126,7 @@ def _tuned(inputs: Inputs, store: StageStore, warmup: Path, name: str, rows: Seq
         "rows": [row.origin for row in rows],
         "experts": section.model_dump(),
     }
-    return store.run(name, f"{name} ({len(rows):,} rows)", depends_on, work).folder
+    return store.run(Stage(name, f"{name} ({len(rows):,} rows)", depends_on), work).folder
 
 
 def _route(router: Router, inputs: Inputs, asked: Sequence[dict[str, str]]) -> list[int]:

@@ -71,7 +71,7 @@ def train(
             "clusters.memory_budget_mb": parse_megabytes(memory_budget, "--memory-budget"),
             "clusters.disk_budget_mb": parse_megabytes(disk_budget, "--disk-budget"),
         }
-        given = {key: value for key, value in named.items() if value is not None}
+        given = {key: value for key, value in named.items() if value not in (None, [])}
         resolved = read_recipe(recipe, given, settings or [])
         # Only now what takes seconds to import: a wrong recipe is told at once.
         from training.pipeline import train as run
