@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -27,19 +28,19 @@ RUN_ELSEWHERE = {
 
 
 def _gradientspace(arguments: list[str], bundle: Path) -> str:
-    command = [
-        sys.executable,
-        "-m",
-        "cli.main",
-        *(str(bundle) if word == "runs/mine" else word for word in arguments),
-    ]
+    (rows,) = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))["recipe"]["data"]["files"]
+    here = {"runs/mine": str(bundle), "runs/demo/rows.jsonl": rows}
+    command = [sys.executable, "-m", "cli.main", *(here.get(word, word) for word in arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_no_command_is_left_out() -> None:
-    run_here = ("gradientspace train --help-recipe", "gradientspace inspect", "gradientspace route", "curl")
+    run_here = (
+        *("gradientspace train --help-recipe", "gradientspace plan", "gradientspace diagnose"),
+        *("gradientspace inspect", "gradientspace route", "curl"),
+    )
     unknown = [line for line in COMMANDS if not line.startswith((*run_here, *RUN_ELSEWHERE))]
     assert unknown == []
     assert all(any(line.startswith(start) for line in COMMANDS) for start in (*run_here, *RUN_ELSEWHERE))
@@ -52,6 +53,8 @@ def test_no_command_is_left_out() -> None:
         for line in COMMANDS
         for start, says in (
             ("gradientspace train --help-recipe", "lora.rank = 32  (paper)"),
+            ("gradientspace plan", "22,544,384"),
+            ("gradientspace diagnose", "float32"),
             ("gradientspace inspect", "expert-0"),
             ("gradientspace route", "expert-"),
         )
