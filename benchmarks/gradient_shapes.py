@@ -50,7 +50,7 @@ def shapes(quick: bool, shared: Path = SHARED) -> list[Shape]:
         None if base_5m.is_dir() else f"NOT MEASURED: no base in {shared}; set GRADIENTSPACE_SHARED to it"
     )
     return [
-        Shape("base-5m", cpu, 32 if quick else 64, partial(_load, base_5m), real_rows=True, missing=no_base),
+        Shape("base-5m", cpu, 24 if quick else 64, partial(_load, base_5m), real_rows=True, missing=no_base),
         Shape("SmolLM2-135M", cpu, 4 if quick else 16, partial(_random, "smollm2-135m"), real_rows=False),
         Shape("SmolLM2-135M on GPU", gpu, 128, partial(_random, "smollm2-135m"), False, no_gpu),
         Shape("Llama-3.2-1B", gpu, 128, partial(_random, "llama-3.2-1b"), False, no_gpu),

@@ -89,7 +89,7 @@ def second_epoch_share(shape: Shape, rows: Sequence[TokenRow]) -> float:
             )
             end = time.perf_counter()
         finally:
-            stored.remove()
+            stored.close()
     between = marks[len(rows)]  # the second epoch's first row
     return (end - between) / (between - begin)
 

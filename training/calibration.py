@@ -62,7 +62,7 @@ class Centroids:
         """
         labels = torch.zeros(batch_rows, dtype=torch.long)  # [B]
         if len(places):
-            labels[list(places)] = (unit @ self.now.T).argmax(1).cpu()
+            labels[list(places)] = (self.now @ unit.T).argmax(0).cpu()
         found = self.world.sum_(labels).numpy()  # each row is one process's: the others add zero
         self.cache.insert(found, places, unit)
         for label in np.unique(found).tolist():
@@ -132,19 +132,23 @@ class _Run:
         """Go on with an epoch, which may have been begun by a killed process."""
         for first in range(self.done, len(order), self.ahead):
             window = order[first : first + self.ahead]
-            owners = np.asarray(self.source.owners(self.rows[window].tolist()))
-            mine = np.flatnonzero(owners == self.world.rank)  # places in the window
-            unit = self.source.unit(self.rows[window[mine]].tolist(), advance)  # [m, d]
-            for begin in range(0, len(window), self.section.batch_rows):
-                batch = window[begin : begin + self.section.batch_rows]
-                inside = np.flatnonzero((mine >= begin) & (mine < begin + len(batch)))
-                places = (mine[inside] - begin).tolist()
-                self.labels[batch] = self.centroids.step(_rows_of(unit, inside), places, len(batch))
+            self._window(window, advance)
             self.done = first + len(window)
             if self.done < len(order):
                 between()
         self._close_epoch()
         between()
+
+    def _window(self, window: NDArray[np.int64], advance: Advance) -> None:
+        """Compute the gradients of several batches at once, and take the batches one by one."""
+        owners = np.asarray(self.source.owners(self.rows[window].tolist()))
+        mine = np.flatnonzero(owners == self.world.rank)  # places in the window
+        unit = self.source.unit(self.rows[window[mine]].tolist(), advance)  # [m, d]
+        for begin in range(0, len(window), self.section.batch_rows):
+            batch = window[begin : begin + self.section.batch_rows]
+            inside = np.flatnonzero((mine >= begin) & (mine < begin + len(batch)))
+            places = (mine[inside] - begin).tolist()
+            self.labels[batch] = self.centroids.step(_rows_of(unit, inside), places, len(batch))
 
     def standing(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What a checkpoint keeps."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -98,12 +97,6 @@ class Checkpoint:
             if old != file:
                 old.unlink()
         self._number, self._last = number, time.monotonic()
-
-    def remove(self) -> None:
-        """Forget it: the stage is done."""
-        self.world.gather(None)
-        if self.world.is_first:
-            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{number}-{self.world.rank}.safetensors"

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from training.world import World
 
+_COLUMNS = 1 << 15  # of d, moved for all rows of a batch before the next: they stay in the processor's cache
 Labels = NDArray[np.int64]
 
 
@@ -63,17 +64,24 @@ class ExactCache:
         index = {int(label): number for number, label in enumerate(touched)}
         change = torch.zeros(len(touched), self.dimension, dtype=torch.float64, device=self.device)  # [t, d]
         mine = {place: number for number, place in enumerate(places)}
+        moves: list[tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]] = []
         for place, label in enumerate(labels.tolist()):
             slot = (label, self._seen[label] % self.capacity)
             self._seen[label] += 1
-            dropped = self._held.pop(slot, None)
+            dropped, kept, new = self._held.pop(slot, None), None, None
             if dropped is not None:
-                change[index[label]] -= dropped
                 self._spare.append(dropped)
             if place in mine:
                 kept = self._spare.pop() if self._spare else torch.empty(self.dimension, device=self.device)
-                self._held[slot] = kept.copy_(unit[mine[place]])
-                change[index[label]] += kept
+                self._held[slot], new = kept, unit[mine[place]]
+            moves.append((change[index[label]], dropped, kept, new))
+        for start in range(0, self.dimension, _COLUMNS):
+            columns = slice(start, start + _COLUMNS)
+            for summed, dropped, kept, new in moves:
+                if dropped is not None:
+                    summed[columns] -= dropped[columns]
+                if kept is not None and new is not None:
+                    summed[columns] += kept[columns].copy_(new[columns])
         self.world.sum_(change)
         self._sums[torch.from_numpy(touched).to(self.device)] += change
 

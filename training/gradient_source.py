@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from training.errors import TrainingError
 from training.progress import Advance, ignore_progress
 from training.rendering import TokenRow
 from training.row_gradients import RowGradients
@@ -70,14 +71,23 @@ class Recomputed:
         return self.world.shares([len(self.rows[row].input_ids) for row in rows])
 
     def unit(self, rows: Sequence[int], advance: Advance = ignore_progress) -> Tensor:
-        """As `UnitGradients.unit`."""
-        gradients = self.source.whole([self.rows[row] for row in rows], advance)  # [m, d]
-        return make_unit_(gradients)
+        """As `UnitGradients.unit`.
+
+        Raises:
+            TrainingError: a row's loss or gradient is not a number.
+
+        """
+        picked = [self.rows[row] for row in rows]
+        gradients = self.source.whole(picked, advance)  # [m, d]
+        check_norms(make_unit_(gradients), picked)
+        return gradients
 
     def compare(self, rows: Sequence[int], centroids: Tensor, advance: Advance = ignore_progress) -> Compared:
         """As `UnitGradients.compare`."""
-        found = self.source.contracted([self.rows[row] for row in rows], centroids, advance)
+        picked = [self.rows[row] for row in rows]
+        found = self.source.contracted(picked, centroids, advance)
         squared = found.squared_norm_a + found.squared_norm_b  # [m]
+        check_norms(squared, picked)
         # The tiniest divisor: a zero gradient has cosine 0 to everything.
         divisor = squared.clamp_min(torch.finfo(squared.dtype).tiny)
         return Compared(
@@ -88,11 +98,30 @@ class Recomputed:
 
 
 def make_unit_(vectors: Tensor) -> Tensor:
-    """Make vectors [m, d] unit vectors in place; a zero vector stays zero.
+    """Make vectors [m, d] unit vectors in place and return their norms [m]; a zero vector stays zero.
 
     Not by torch's norm: on a CPU it adds float32 squares up one after the other, and at d = 80 million it is 0.8 %
     too small. Its sum adds in pairs. One vector at a time: the squares need memory.
     """
-    for vector in vectors:
-        vector.div_(vector.square().sum().sqrt().clamp_min(1e-12))
-    return vectors
+    norms = (
+        torch.stack([vector.square().sum().sqrt() for vector in vectors]) if len(vectors) else vectors[:, 0]
+    )
+    for vector, norm in zip(vectors, norms, strict=True):
+        vector.div_(norm.clamp_min(1e-12))
+    return norms
+
+
+def check_norms(norms: Tensor, rows: Sequence[TokenRow]) -> None:
+    """Refuse gradients that are no numbers: one of them would spoil the centroids for good.
+
+    Raises:
+        TrainingError: names the first such row.
+
+    """
+    finite = torch.isfinite(norms)
+    if not bool(finite.all()):
+        row = rows[int((~finite).nonzero()[0])]
+        raise TrainingError(
+            f"Row {row.origin}: its loss is a number, but its gradient is not. Take the row out, or lower "
+            "warmup.learning_rate if many rows do this."
+        )

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.errors import TrainingError
-from training.gradient_source import Compared
+from training.gradient_source import Compared, check_norms
 from training.progress import Advance, ignore_progress
 from training.rendering import TokenRow
 from training.row_gradients import RowGradients
@@ -79,8 +79,9 @@ class StoredGradients:
         missing = self.missing
         for start in range(0, len(missing), piece_rows):
             piece = missing[start : start + piece_rows]
-            gradients = source.whole([rows[row] for row in piece], advance)  # [p, d]
-            norms, shares = _scale(gradients, source)
+            picked = [rows[row] for row in piece]
+            gradients = source.whole(picked, advance)  # [p, d]
+            norms, shares = _scale(gradients, source, picked)
             host = gradients.cpu().numpy()
             line: dict[str, Any] = {"rows": piece, "norm": norms, "share_b": shares, "checksums": []}
             for row, gradient in zip(piece, host, strict=True):
@@ -94,11 +95,6 @@ class StoredGradients:
                     journal.write(f"\n{xxhash.xxh3_64_hexdigest(text.encode())} {text}")
             except OSError as error:
                 raise _refusal(error, self.folder) from error
-
-    def remove(self) -> None:
-        """Close and delete everything."""
-        os.close(self._file)
-        remove_gradients(self.folder.parent)
 
     def close(self) -> None:
         """Close, and leave it for the next run."""
@@ -130,8 +126,14 @@ class StoredGradients:
     def compare(self, rows: Sequence[int], centroids: Tensor, advance: Advance = ignore_progress) -> Compared:
         """As `UnitGradients.compare`."""
         places = list(rows)
+        # Whole gradients go by, a few at a time: what is kept of them is K numbers.
+        few = max(1, _PIECE_BYTES // self._row_bytes)
+        cosines = [
+            (self.unit(places[first : first + few], advance) @ centroids.T).double()
+            for first in range(0, len(places), few)
+        ]
         return Compared(
-            cosines=(self.unit(rows, advance) @ centroids.T).double(),
+            cosines=torch.cat(cosines),
             norm=torch.from_numpy(self._norm[places]).to(self.device),
             share_b=torch.from_numpy(self._share_b[places]).to(self.device),
         )
@@ -206,7 +208,9 @@ def remove_gradients(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _scale(gradients: Tensor, source: RowGradients) -> tuple[list[float], list[float]]:
+def _scale(
+    gradients: Tensor, source: RowGradients, rows: Sequence[TokenRow]
+) -> tuple[list[float], list[float]]:
     """Make gradients [p, d] unit vectors in place; return their norms and the share of B in their squares."""
     squared = torch.zeros(2, len(gradients), dtype=torch.float64, device=gradients.device)  # [A and B, p]
     for factor in source.factors:
@@ -214,6 +218,7 @@ def _scale(gradients: Tensor, source: RowGradients) -> tuple[list[float], list[f
         squared[int(factor.is_b)] += part.square().sum(1).double()
     total = squared.sum(0)  # [p]
     norms = total.sqrt()
+    check_norms(norms, rows)
     gradients /= norms.clamp_min(1e-12).float()[:, None]  # as torch's normalize does
     return norms.tolist(), (squared[1] / total.clamp_min(torch.finfo(total.dtype).tiny)).tolist()
 

@@ -96,7 +96,8 @@ def start_clusters(
         with store.narrator.bar("probe gradients", probe.computed_rows, "rows") as advance:
             gram = probe.gram(checkpoint, advance)  # [n, n]
             start = choose_clusters(gram, section, inputs.recipe.seed, _probe_embeddings(inputs))
-            centroids = make_unit_(probe.weighted_sums(start.weights, shares, advance))  # [K, d]
+            centroids = probe.weighted_sums(start.weights, shares, advance)  # [K, d]
+        make_unit_(centroids)
         save_file({"centroids": centroids.cpu()}, folder / _CENTROIDS)
         save_file({"gram": gram, "labels": torch.tensor(start.probe_labels)}, folder / _GRAM)
         dimension = supply.source.dimension

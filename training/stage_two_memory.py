@@ -96,8 +96,7 @@ class Need:
             + _CENTROID_COPIES * self.k * self.gradient
             + self.cache(cache)
             + changes
-            # The next window is computed while the last one is still there.
-            + min(2 * self.window(look_ahead_batches), self.train * self.gradient),
+            + self.window(look_ahead_batches),
             "assignment": base + self.k * self.gradient + (self.piece if gradients == "disk" else 0),
         }
         if gradients == "disk":

@@ -197,14 +197,6 @@ def test_it_is_due_by_the_clock_since_the_last_save(tmp_path: Path) -> None:
     assert not checkpoint(tmp_path, every=1e9).due()
 
 
-def test_removed_means_gone(tmp_path: Path) -> None:
-    saved = checkpoint(tmp_path)
-    saved.save(FACTS, TENSORS)
-    saved.remove()
-    assert not saved.folder.exists()
-    assert checkpoint(tmp_path).load() is None
-
-
 def own(rank: int) -> dict[str, torch.Tensor]:
     return {"mine": torch.full((4,), float(rank))}
 

