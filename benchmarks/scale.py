@@ -7,8 +7,9 @@ from pathlib import Path
 from training.machine import Room
 from training.micro_batch_memory import micro_batch_memory
 from training.model_shape import ModelShape, read_shape
-from training.plan import Plan, RowCounts, draft_plan, gigabytes
+from training.plan import Plan, RowCounts, draft_plan
 from training.recipe import ClustersSection
+from training.sizes import gigabytes
 from training.stage_two_memory import Need
 
 _SHAPES = Path(__file__).parents[1] / "recipes" / "shapes"

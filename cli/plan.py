@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,16 +48,18 @@ def plan(
     from cli.fail import fail
     from training.errors import TrainingError
     from training.recipe import read_recipe
+    from training.sizes import budgets
 
     given: dict[str, Any] = {"data.files": data, "base.model": base_model}
     given = {key: value for key, value in given.items() if value}
     if rows is not None:
         given["data.files"] = ("",)  # none are read
+    if recipe is None or rows is not None:
+        given["output"] = Path()
     try:
-        if recipe is None or rows is not None:
-            given.setdefault("output", Path())
+        given |= budgets(memory_budget, disk_budget)
         resolved = read_recipe(recipe, given, settings or [])
-        made = _plan(resolved, rows, memory_budget, disk_budget, processes)
+        made = _plan(resolved, rows, processes)
     except TrainingError as error:
         fail(str(error))
     if as_json:
@@ -71,19 +72,13 @@ def plan(
         fail(made.shortfall)
 
 
-def _plan(
-    recipe: Recipe, rows: int | None, memory_budget: str | None, disk_budget: str | None, processes: int
-) -> Plan:
-    from training.machine import measure_room, parse_size
+def _plan(recipe: Recipe, rows: int | None, processes: int) -> Plan:
+    from training.machine import measure_room
     from training.model_shape import read_shape
     from training.plan import count_rows, draft_plan
     from training.rows import read_rows
 
     room = measure_room(recipe.clusters, recipe.output or Path(), processes)
-    if memory_budget:
-        room = replace(room, memory_bytes=parse_size(memory_budget, "--memory-budget"))
-    if disk_budget:
-        room = replace(room, disk_bytes=parse_size(disk_budget, "--disk-budget"))
     shape = read_shape(recipe.base.model, recipe.lora.rank, recipe.base.revision)
     total = len(read_rows(recipe.data.files)[0]) if rows is None else rows
     longest = min(recipe.data.max_length, shape.max_positions)
@@ -95,7 +90,7 @@ def _print_table(made: Plan) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from training.plan import gigabytes
+    from training.sizes import gigabytes
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
@@ -133,6 +128,6 @@ def _taken(taken: bool, reason: str) -> str:
 
 
 def _phases(made: Plan) -> str:
-    from training.plan import gigabytes
+    from training.sizes import gigabytes
 
     return ", ".join(f"{name} {gigabytes(size)}" for name, size in made.phases.items())

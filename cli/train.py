@@ -58,7 +58,7 @@ def train(
     from cli.fail import fail
     from training.errors import TrainingError
     from training.recipe import Recipe, read_recipe, resolved_values
-    from training.sizes import parse_megabytes
+    from training.sizes import budgets
 
     if help_recipe:
         for key, value, tag, why in resolved_values(Recipe()):
@@ -67,11 +67,8 @@ def train(
 
     named: dict[str, Any] = {"data.files": data, "base.model": base_model, "output": output}
     try:
-        named |= {
-            "clusters.memory_budget_mb": parse_megabytes(memory_budget, "--memory-budget"),
-            "clusters.disk_budget_mb": parse_megabytes(disk_budget, "--disk-budget"),
-        }
-        given = {key: value for key, value in named.items() if value not in (None, [])}
+        given = {key: value for key, value in named.items() if value}
+        given |= budgets(memory_budget, disk_budget)
         resolved = read_recipe(recipe, given, settings or [])
         # Only now what takes seconds to import: a wrong recipe is told at once.
         from training.pipeline import train as run

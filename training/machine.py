@@ -1,10 +1,9 @@
-"""What Stage II may take of this machine: memory, disk, processes; and sizes as people write them."""
+"""What Stage II may take of this machine: memory, disk, processes."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-import re
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from pathlib import Path
 import torch
 
 from training.base_model import device
-from training.errors import RecipeError
 from training.recipe import ClustersSection
 
 _MEMORY_SHARE = 0.6  # of the device's memory, if no budget is given: others live here too
@@ -21,11 +19,6 @@ _DISK_SHARE = 0.5  # of what is free
 _MEGABYTE = 1 << 20
 _STATUS = Path("/proc/self/status")
 _CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-_UNITS = {"": 1, "B": 1} | {
-    f"{letter}{infix}B": base**power
-    for power, letter in enumerate("KMGT", start=1)
-    for infix, base in (("", 1000), ("i", 1024))
-}
 
 
 @dataclass(frozen=True)
@@ -53,19 +46,6 @@ def measure_room(section: ClustersSection, run: Path, processes: int = 1) -> Roo
         resident_bytes=_process_bytes(),
         on_cpu=device().type == "cpu",
     )
-
-
-def parse_size(text: str, option: str) -> int:
-    """Return the bytes of a size such as 8GB, 512MB or 1.5GiB.
-
-    Raises:
-        RecipeError: it is none; `option` is what the message calls it.
-
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B?)\s*", text)
-    if not found or found[2] not in _UNITS:
-        raise RecipeError(f"{option} {text!r} is not a size. Write it as 8GB, 512MB or 1.5GiB.")
-    return round(float(found[1]) * _UNITS[found[2]])
 
 
 def _memory_budget(budget_mb: int | None) -> int:

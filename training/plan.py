@@ -12,6 +12,7 @@ from training.micro_batch_memory import micro_batch_memory
 from training.model_shape import ModelShape
 from training.recipe import ClustersSection, SplitSection
 from training.rendering import TokenRow
+from training.sizes import gigabytes
 from training.split import Split
 from training.stage_two_memory import Need
 
@@ -286,11 +287,3 @@ def _warnings(section: ClustersSection, need: Need, checkpoint: int, disk_bytes:
             f"({gigabytes(2 * checkpoint * need.processes)}) are more than the disk budget of {gigabytes(disk_bytes)}."
         )
     return found
-
-
-def gigabytes(size: int) -> str:
-    """Write bytes as people read them: 1.50 GB, 23 MB."""
-    for unit, name in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB")):
-        if size >= unit:
-            return f"{size / unit:.3g} {name}" if size < 100 * unit else f"{size / unit:,.0f} {name}"
-    return f"{size / 1000:.3g} kB"

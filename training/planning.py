@@ -9,7 +9,8 @@ from typing import Any
 from training.inputs import Inputs
 from training.machine import measure_room
 from training.model_shape import read_shape
-from training.plan import Plan, RowCounts, gigabytes, plan_stage_two
+from training.plan import Plan, RowCounts, plan_stage_two
+from training.sizes import gigabytes
 from training.stage_store import Stage, StageStore
 
 _PLANNED_WITH = {

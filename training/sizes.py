@@ -27,9 +27,19 @@ def parse_size(text: str, option: str) -> int:
     return round(float(found[1]) * _UNITS[found[2]])
 
 
-def parse_megabytes(text: str | None, option: str) -> int | None:
-    """Return the MiB of a size, begun ones counted, as the recipe's budgets are given; none for none."""
-    return None if text is None else -(-parse_size(text, option) // _MEGABYTE)
+def budgets(memory: str | None, disk: str | None) -> dict[str, int]:
+    """Return the recipe's budgets, in whole MiB, for what --memory-budget and --disk-budget say.
+
+    Raises:
+        RecipeError: one of them is no size.
+
+    """
+    given = (("memory", memory), ("disk", disk))
+    return {
+        f"clusters.{name}_budget_mb": -(-parse_size(text, f"--{name}-budget") // _MEGABYTE)
+        for name, text in given
+        if text is not None
+    }
 
 
 def gigabytes(size: int) -> str:

@@ -17,11 +17,12 @@ from tiny_model import ROOT, PlantedSource, dozen_rows
 from training import machine
 from training.errors import RecipeError, TrainingError
 from training.gram import ProbeGradients
-from training.machine import Room, measure_room, parse_size
+from training.machine import Room, measure_room
 from training.micro_batch_memory import micro_batch_memory
 from training.model_shape import ModelShape, read_shape
 from training.plan import Plan, RowCounts, count_rows, draft_plan, plan_stage_two
 from training.recipe import ClustersSection, SplitSection
+from training.sizes import parse_size
 from training.split import split_rows
 from training.world import World
 
