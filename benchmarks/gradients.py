@@ -185,10 +185,14 @@ def _second_epoch(shape: Shape, quick: bool) -> tuple[float | None, str]:
 
 
 def _table(measured: dict[str, Figures]) -> Table:
-    table = Table(title="Per-row gradients: (a) ours, (b) loop, (c) training step, (d) matrix products")
+    table = Table(
+        title="Per-row gradients: (a) ours, (b) loop, (c) training step, (d) matrix products",
+        box=None,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("shape", no_wrap=True)
-    for heading in ("d", "a/c", "a/c final", "b/a", "b/a final", "rows/s", "GFLOP/s", "a/d", "padding"):
-        table.add_column(heading, justify="right")
+    for heading in ("d", "a/c", "final", "b/a", "final", "rows/s", "GFLOP/s", "a/d", "pad"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, found in measured.items():
         if found["ours_over_step"] is None:
             table.add_row(name, *["-"] * 9)
@@ -201,7 +205,7 @@ def _table(measured: dict[str, Figures]) -> Table:
             f"{found['loop_over_ours']:.2f}",
             f"{found['loop_over_final']:.2f}",
             f"{found['rows_per_s']:.2f}",
-            f"{found['gflop_per_s']:.0f} of {found['machine_gflop_per_s']:.0f}",
+            f"{found['gflop_per_s']:.0f}/{found['machine_gflop_per_s']:.0f}",
             f"{found['share_of_machine']:.0%}",
             f"{found['padding_share']:.1%}",
         )

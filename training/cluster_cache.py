@@ -6,7 +6,7 @@ they add up the changes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from training.world import World
 
-_COLUMNS = 1 << 15  # of d, moved for all rows of a batch before the next: they stay in the processor's cache
+# Entries of d that are worked on at once: on a CPU as many as stay in its cache while all rows of a batch go by.
+_PIECE = {"cpu": 1 << 15, "cuda": 1 << 24}
 Labels = NDArray[np.int64]
 
 
@@ -60,11 +61,9 @@ class ExactCache:
 
     def insert(self, labels: Labels, places: Sequence[int], unit: Tensor) -> None:
         """As `ClusterCache.insert`; rows of one cluster enter in the batch's order."""
-        touched = np.unique(labels)
-        index = {int(label): number for number, label in enumerate(touched)}
-        change = torch.zeros(len(touched), self.dimension, dtype=torch.float64, device=self.device)  # [t, d]
+        touched = np.unique(labels).tolist()
         mine = {place: number for number, place in enumerate(places)}
-        moves: list[tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]] = []
+        moves: list[tuple[int, Tensor | None, Tensor | None, Tensor | None]] = []
         for place, label in enumerate(labels.tolist()):
             slot = (label, self._seen[label] % self.capacity)
             self._seen[label] += 1
@@ -74,20 +73,24 @@ class ExactCache:
             if place in mine:
                 kept = self._spare.pop() if self._spare else torch.empty(self.dimension, device=self.device)
                 self._held[slot], new = kept, unit[mine[place]]
-            moves.append((change[index[label]], dropped, kept, new))
-        for start in range(0, self.dimension, _COLUMNS):
-            columns = slice(start, start + _COLUMNS)
-            for summed, dropped, kept, new in moves:
+            moves.append((touched.index(label), dropped, kept, new))
+        for columns in _pieces(self.dimension, self.device):
+            change = torch.zeros_like(self._sums[: len(touched), columns])  # [t, piece]
+            for number, dropped, kept, new in moves:
                 if dropped is not None:
-                    summed[columns] -= dropped[columns]
+                    change[number] -= dropped[columns]
                 if kept is not None and new is not None:
-                    summed[columns] += kept[columns].copy_(new[columns])
-        self.world.sum_(change)
-        self._sums[torch.from_numpy(touched).to(self.device)] += change
+                    change[number] += kept[columns].copy_(new[columns])
+            self.world.sum_(change)
+            for number, label in enumerate(touched):
+                self._sums[label, columns] += change[number]
 
     def mean(self, label: int) -> Tensor:
         """As `ClusterCache.mean`."""
-        return (self._sums[label] / min(self._seen[label], self.capacity)).float()
+        mean = torch.empty(self.dimension, device=self.device)  # [d]
+        for columns in _pieces(self.dimension, self.device):
+            mean[columns] = self._sums[label, columns] / min(self._seen[label], self.capacity)
+        return mean
 
     def standing(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """As `ClusterCache.standing`."""
@@ -163,3 +166,8 @@ class RingCache:
         self._counts[label, slot] = 0
         # Summed anew, not corrected: rounding can't pile up.
         self._closed[label] = self._sums[label].sum(0)
+
+
+def _pieces(dimension: int, device: torch.device) -> Iterator[slice]:
+    piece = _PIECE[device.type]
+    return (slice(start, start + piece) for start in range(0, dimension, piece))

@@ -20,12 +20,12 @@ def in_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_json_has_every_figure() -> None:
     done = CliRunner().invoke(
-        app, ["plan", *DEMO, "--memory-budget", "8GB", "--disk-budget", "1GB", "--json"]
+        app, ["plan", *DEMO, "--memory-budget", "8GiB", "--disk-budget", "1GB", "--json"]
     )
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found["dimension"] > 0
-    assert found["memory_budget_bytes"] == 8 * 10**9
+    assert found["memory_budget_bytes"] == 8 << 30
     assert (found["cache"], found["gradients"], found["passes"]) == ("exact", "disk", 1)
     assert found["traffic_bytes"] == 0
 
@@ -34,7 +34,7 @@ def test_the_table_is_printed_even_if_nothing_fits() -> None:
     done = CliRunner().invoke(app, ["plan", *DEMO, "--memory-budget", "1MB", "--processes", "2"])
     assert done.exit_code == 2
     assert "98,560" in done.output
-    assert "the memory budget is 1 MB. Raise --memory-budget" in done.output
+    assert "the memory budget is 1.05 MB. Raise --memory-budget" in done.output
     assert "Traceback" not in done.output
 
 
