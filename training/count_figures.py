@@ -59,7 +59,7 @@ def held_out_cosines(spectrum: dict[str, Any]) -> str:
         by_k = {each["k"]: each["held_out"]["mean"] for each in halves["by_k"]}
         if chosen in by_k:
             _ring(axes, chosen, by_k[chosen])
-        axes.set_title("cosine of unseen rows to their centroid")
+        axes.set_title("cosine of unseen rows with the centroid they are routed to")
         _mark_ks(axes, spectrum)
         best = max(by_k, key=lambda k: (by_k[k], -k))
         return drawing.svg(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from training.checkpoint import Checkpoint
+from training.machine import give_back_memory
 from training.progress import Narrator
 from training.world import World
 
@@ -139,6 +140,7 @@ class StageStore:
         unfinished = place.with_name(f".{place.name}.partial-stage")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
+        give_back_memory()  # what an earlier stage left is not this one's
         _reset_peak_memory()
         began = time.monotonic()
         facts = work(unfinished)

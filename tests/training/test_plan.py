@@ -118,7 +118,7 @@ def test_several_processes_share_rows_but_not_sums(smol: ModelShape) -> None:
         (
             {},
             0.5,
-            r"needs at least [\d.]+ GB of memory \(its calibration phase.*memory budget is 500 MB.*memory-budget",
+            r"needs at least [\d.]+ [GM]B of memory \(its calibration phase.*memory budget is 500 MB.*memory-budget",
         ),
         ({"cache": "exact"}, 2, r"the exact cache, [\d.]+ GB.*take clusters\.cache=ring"),
         (
