@@ -8,6 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+_CHARACTERS_PER_TOKEN = (
+    64  # no text has as many on average; all of a long one would be tokenised for its start
+)
 _BATCH_TOKENS = 4096  # padded tokens of one forward pass: bounds memory, and fills a CPU's caches
 
 
@@ -24,6 +27,7 @@ class TextTokens:
         own.no_padding()
         own.enable_truncation(max_tokens)
         self._tokenizer = own
+        self._max_characters = max_tokens * _CHARACTERS_PER_TOKEN
 
     def batches(
         self, texts: Sequence[str]
@@ -33,7 +37,10 @@ class TextTokens:
         Rows of no token at all are legal: they are padding only, with a mask of zeros.
         """
         rows = [
-            encoding.ids for encoding in self._tokenizer.encode_batch([_encodable(text) for text in texts])
+            encoding.ids
+            for encoding in self._tokenizer.encode_batch(
+                [_encodable(text[: self._max_characters]) for text in texts]
+            )
         ]
         places = np.argsort([len(row) for row in rows], kind="stable")
         start = 0

@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 
 from starlette.datastructures import MutableHeaders
-from starlette.types import Message, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from service.errors import reshaped
+from service.errors import error_event, error_response, reshaped
 
 
 class Answer:
@@ -23,17 +23,39 @@ class Answer:
         self._is_stream = False
         self.status: int | None = None
         self.finished = False
+        self._failed = False
         self.first_event_at: float | None = None
         """`time.perf_counter()` of a stream's first event."""
 
     async def __call__(self, message: Message) -> None:
-        """Pass a message on."""
+        """Pass a message on; after `fail`, drop it."""
+        if self._failed:
+            return
         if message["type"] == "http.response.start":
             await self._start(message)
         elif message["type"] == "http.response.body":
             await self._body(message)
         else:
             await self._send(message)
+
+    async def fail(self, error: Exception, scope: Scope, receive: Receive) -> None:
+        """End the answer with an error, whatever of it went out; do nothing if it is complete.
+
+        Raises:
+            RuntimeError: half an answer that is no stream went out; only a closed connection says so.
+
+        """
+        if self.finished:
+            return
+        if self.status is None or self._held is not None:
+            self._held = None
+            await error_response(error)(scope, receive, self)
+        elif self._is_stream:
+            body = error_event(error, scope["path"])
+            await self({"type": "http.response.body", "body": body, "more_body": False})
+        else:
+            raise RuntimeError("The answer was cut in the middle")
+        self._failed = True
 
     async def _start(self, message: Message) -> None:
         self.status = message["status"]

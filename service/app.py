@@ -7,15 +7,21 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from prometheus_client import Counter
 from starlette.exceptions import HTTPException
 
 from service import errors
+from service.admission import Admission
+from service.auth import Access, Authentication
+from service.body_limit import BodyLimit
 from service.decision import Decider
 from service.dispatch import Dispatch
 from service.identity import Identity
+from service.in_flight import InFlight
 from service.lifecycle import Lifecycle
 from service.request_text import RequestTexts
 from service.routes import catalog, health, route
+from service.settings import Settings
 
 if TYPE_CHECKING:
     from bundle.read import Bundle
@@ -29,19 +35,39 @@ class Service:
     decider: Decider
     texts: RequestTexts
     lifecycle: Lifecycle
+    in_flight: InFlight
+    admission: Admission
     max_model_len: int
 
 
-def build_app(service: Service, dispatch: Dispatch) -> FastAPI:
+def build_app(
+    service: Service, dispatch: Dispatch, access: Access, rejected: Counter, settings: Settings
+) -> FastAPI:
     """Return the app; a path that none of our routes has goes to `dispatch`."""
-    app = FastAPI(
-        title="GradientSpace", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
-    )
+    app = _bare_app()
     app.state.service = service
     for room in (catalog, route, health):
         app.include_router(room.router)
+    if settings.metrics_port is None:
+        app.include_router(health.metrics_router)
     app.router.default = dispatch
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, rejected=rejected)
+    app.add_middleware(Authentication, access=access, on_refused=rejected.labels("unauthorized").inc)
+    app.add_middleware(Identity, bundle_digest=service.bundle.digest)
+    return app
+
+
+def build_metrics_app() -> FastAPI:
+    """Return the app of a port that has nothing but `/metrics`."""
+    app = _bare_app()
+    app.include_router(health.metrics_router)
+    return app
+
+
+def _bare_app() -> FastAPI:
+    app = FastAPI(
+        title="GradientSpace", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
+    )
     for kind in (HTTPException, RequestValidationError, errors.ServiceError, Exception):
         app.add_exception_handler(kind, errors.handle)
-    app.add_middleware(Identity, bundle_digest=service.bundle.digest)
     return app

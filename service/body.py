@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import Message, Receive, Scope
@@ -11,6 +13,7 @@ from starlette.types import Message, Receive, Scope
 from service.answer import Answer
 from service.errors import BadRequestError
 
+T = TypeVar("T")
 ClientGoneError = ConnectionResetError
 """Raised when the client leaves before its request is complete."""
 
@@ -57,6 +60,39 @@ def with_body(scope: Scope, body: bytes) -> Scope:
     changed["content-length"] = str(len(body))
     del changed["transfer-encoding"]
     return scope
+
+
+class Client:
+    """The client after its body: all that can still come from it is that it leaves."""
+
+    def __init__(self, receive: Receive) -> None:
+        """`receive` is the request's, its body read."""
+        self._receive = receive
+        self._next: asyncio.Task[Message] | None = None
+
+    async def receive(self) -> Message:
+        """Return the next message."""
+        pending, self._next = self._next, None
+        return await (pending or self._receive())
+
+    async def unless_gone(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return what `work` returns; if the client leaves first, cancel it.
+
+        Raises:
+            ClientGoneError: it left first. Or what `work` raises.
+
+        """
+        working = asyncio.ensure_future(work)
+        self._next = asyncio.ensure_future(self._receive())  # not cancelled: it may hold a message by then
+        try:
+            await asyncio.wait((working, self._next), return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise ClientGoneError
+            return working.result()
+        except BaseException:
+            working.cancel()
+            self._next.cancel()
+            raise
 
 
 class Playback:

@@ -5,6 +5,7 @@ Pure ASGI around vLLM's app, so every field, stream and tool call stays vLLM's o
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
@@ -13,11 +14,13 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.admission import Admission
 from service.allowlist import Endpoint, endpoint_of
 from service.answer import Answer
-from service.body import ClientGoneError, Playback, parse_object, read_body, with_body
+from service.body import Client, ClientGoneError, Playback, parse_object, read_body, with_body
 from service.decision import Decided, Decider
 from service.errors import BadRequestError, ServiceError, error_response
+from service.in_flight import InFlight
 from service.metrics import UNDECIDED, Metrics
 from service.names import Target
 from service.request_text import RequestTexts
@@ -42,58 +45,84 @@ class Incoming:
 class Dispatch:
     """Sends each request to the expert that it names or that the router chooses."""
 
-    def __init__(self, inner: ASGIApp, decider: Decider, texts: RequestTexts, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        inner: ASGIApp,
+        decider: Decider,
+        texts: RequestTexts,
+        metrics: Metrics,
+        in_flight: InFlight,
+        admission: Admission,
+    ) -> None:
         """`inner` is vLLM's app."""
         self._inner = inner
         self._decider = decider
         self._texts = texts
         self._metrics = metrics
+        self._in_flight = in_flight
+        self._admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request; websockets are closed, nothing here speaks them."""
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1003})
             return
+        answer = Answer(send)
         try:
             endpoint = endpoint_of(scope["method"], scope["path"])
         except ServiceError as error:
-            await error_response(error)(scope, receive, send)
+            await answer.fail(error, scope, receive)
             return
-        with self._metrics.in_flight.track_inprogress():
-            await self._handle(endpoint, scope, receive, send)
+        try:
+            await self._admit(endpoint, scope, receive, answer)
+        except ServiceError as error:
+            self._count_undecided(endpoint, str(error_response(error).status_code))
+            await answer.fail(error, scope, receive)
 
-    async def _handle(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _admit(self, endpoint: Endpoint, scope: Scope, receive: Receive, answer: Answer) -> None:
+        """Read the body and answer it, if there is a place; who sends slowly holds none meanwhile."""
+        self._in_flight.check()
         try:
             raw = await read_body(receive)
         except ClientGoneError:
             return
         arrived = time.perf_counter()
-        try:
-            body = parse_object(raw)
-            decided = await self._decide(endpoint, body)
-        except ServiceError as error:
-            response = error_response(error)
-            self._metrics.requests.labels(
-                UNDECIDED, endpoint.path, UNDECIDED, str(response.status_code)
-            ).inc()
-            await response(scope, receive, send)
-            return
+        with self._in_flight.slot() as slot:
+            try:
+                await self._handle(endpoint, scope, raw, arrived, Client(receive), answer)
+            except ClientGoneError:
+                self._count_undecided(endpoint, CLIENT_LEFT)
+            except asyncio.CancelledError:
+                error = slot.absorb_cancellation()
+                if error is None:
+                    raise
+                await answer.fail(error, scope, receive)
+
+    async def _handle(
+        self, endpoint: Endpoint, scope: Scope, raw: bytes, arrived: float, client: Client, answer: Answer
+    ) -> None:
+        body = parse_object(raw)
+        await self._admission.check(endpoint, body)
+        target = self._named(body)
+        if target is not None:
+            decided = self._decider.named(target)
+        else:
+            decided = await client.unless_gone(self._decider.routed(self._texts.of(endpoint, body)))
+            self._metrics.observe_routing(decided)
         incoming = Incoming(endpoint, scope, body, decided, arrived)
         if len(decided.by_target) == 1:
-            await self._run(incoming, decided.decisions[0].target, body, receive, send)
+            await self._run(incoming, decided.decisions[0].target, body, client.receive, answer)
         else:
-            await answer_split(incoming, self._run, receive, Answer(send, decided.headers))
+            await answer_split(incoming, self._run, client.receive, Answer(answer, decided.headers))
 
-    async def _decide(self, endpoint: Endpoint, body: dict[str, Any]) -> Decided:
+    def _count_undecided(self, endpoint: Endpoint, code: str) -> None:
+        self._metrics.requests.labels(UNDECIDED, endpoint.path, UNDECIDED, code).inc()
+
+    def _named(self, body: dict[str, Any]) -> Target | None:
         model = body.get("model")
         if model is not None and not isinstance(model, str):
             raise BadRequestError("model: give a name", "model")
-        target = self._decider.names.resolve(model)
-        if target is not None:
-            return self._decider.named(target)
-        decided = await self._decider.routed(self._texts.of(endpoint, body))
-        self._metrics.observe_routing(decided)
-        return decided
+        return self._decider.names.resolve(model)
 
     async def _run(
         self, incoming: Incoming, target: Target, body: dict[str, Any], receive: Receive, send: Send
@@ -105,17 +134,15 @@ class Dispatch:
         try:
             await self._inner(with_body(incoming.scope, raw), playback, answer)
         except Exception as error:
-            if answer.status is not None:
-                raise  # half an answer went out: only closing the connection tells the client
             _log.exception("vLLM's app raised")
-            await error_response(error)(incoming.scope, receive, answer)
+            await answer.fail(error, incoming.scope, receive)
         finally:
             self._count(incoming, target, answer, playback.client_left)
 
     def _count(self, incoming: Incoming, target: Target, answer: Answer, client_left: bool) -> None:
         path = incoming.endpoint.path
         reason = next(d.reason for d in incoming.decided.decisions if d.target == target)
-        code = CLIENT_LEFT if client_left else str(answer.status or 500)
+        code = CLIENT_LEFT if client_left else str(answer.status or 503)  # none: ended before it began
         seconds = time.perf_counter() - incoming.arrived
         self._metrics.requests.labels(target.name, path, reason, code).inc()
         self._metrics.request_seconds.labels(target.name, path).observe(seconds)

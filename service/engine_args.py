@@ -30,12 +30,22 @@ _OF_VLLMS_OWN_SERVER = (
     *("headless", "api_server_count", "grpc", "grpc_port", "disable_fastapi_docs", "enable_offline_docs"),
     *("allowed_origins", "allowed_methods", "allowed_headers", "allow_credentials"),
     *("ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "ssl_cert_reqs", "ssl_ciphers", "enable_ssl_refresh"),
-    *("uvicorn_log_level", "disable_uvicorn_access_log", "disable_access_log_for_endpoints", "tokens_only"),
+    *(
+        "shutdown_timeout",
+        "uvicorn_log_level",
+        "disable_uvicorn_access_log",
+        "disable_access_log_for_endpoints",
+        "tokens_only",
+    ),
 )
 
 
-def engine_args(bundle: Bundle, base: Path, flags: Sequence[str]) -> Namespace:
+def engine_args(
+    bundle: Bundle, base: Path, flags: Sequence[str], max_answer_tokens: int | None = None
+) -> Namespace:
     """Return the arguments vLLM is built with, parsed by vLLM's own parser.
+
+    `max_answer_tokens` ends the answers of requests that give no length themselves.
 
     Raises:
         UsageError: a flag is unknown or impossible, contradicts the manifest, or belongs to vLLM's own server.
@@ -60,6 +70,8 @@ def engine_args(bundle: Bundle, base: Path, flags: Sequence[str]) -> Namespace:
     for name in reserved:
         setattr(args, name, parser.get_default(name))
     vars(args).update(_from_manifest(bundle, base))
+    if max_answer_tokens is not None:
+        args.override_generation_config = {"max_new_tokens": max_answer_tokens}
     try:
         validate_parsed_serve_args(args)
         validate_api_server_args(args)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+
+RETRY_AFTER_SECONDS = 1  # ours: answers take seconds, and clients add a pause of their own
 
 
 class UsageError(ValueError):
@@ -17,6 +20,9 @@ class UsageError(ValueError):
 
 class ServiceError(Exception):
     """An error that a client of the HTTP interface sees."""
+
+    headers: Mapping[str, str] = {}
+    """What its answer carries besides the usual."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
         """`message` says what is wrong and what to do; `param` is the field of the request, if one."""
@@ -28,6 +34,12 @@ class BadRequestError(ServiceError):
     """The request itself is wrong."""
 
 
+class UnauthorizedError(ServiceError):
+    """No key, or a wrong one."""
+
+    headers: Mapping[str, str] = {"www-authenticate": "Bearer"}
+
+
 class NotFoundError(ServiceError):
     """No such path, or no such model."""
 
@@ -36,21 +48,35 @@ class MethodNotAllowedError(ServiceError):
     """The path exists, but not with this method."""
 
 
+class TooManyRequestsError(ServiceError):
+    """As many requests are being answered as may be."""
+
+    headers: Mapping[str, str] = {"retry-after": str(RETRY_AFTER_SECONDS)}
+
+
 class ServiceUnavailableError(ServiceError):
     """The service can't answer now."""
+
+    headers: Mapping[str, str] = {"retry-after": str(RETRY_AFTER_SECONDS)}
 
 
 STATUS_OF: dict[type[Exception], int] = {
     BadRequestError: 400,
     RequestValidationError: 400,  # as vLLM and OpenAI answer it
+    UnauthorizedError: 401,
     NotFoundError: 404,
     MethodNotAllowedError: 405,
+    TooManyRequestsError: 429,
     ServiceUnavailableError: 503,
     Exception: 500,
 }
 
+_NAMED_EVENTS = ("/v1/messages", "/v1/responses")
+"""Streams whose events have names, and that end without a [DONE]."""
+
 TYPE_OF: dict[int, str] = {
     400: "BadRequestError",
+    401: "AuthenticationError",
     404: "NotFoundError",
     405: "MethodNotAllowedError",
     413: "RequestTooLargeError",
@@ -82,7 +108,16 @@ def error_response(error: Exception) -> JSONResponse:
         return JSONResponse(error_body(status, f"{where or 'body'}: {first['msg']}", where or None), status)
     if status == 500:
         return JSONResponse(error_body(500, "Internal error; the service's log says more"), 500)
-    return JSONResponse(error_body(status, str(error), getattr(error, "param", None)), status)
+    body = error_body(status, str(error), getattr(error, "param", None))
+    return JSONResponse(body, status, getattr(error, "headers", None))
+
+
+def error_event(error: Exception, path: str) -> bytes:
+    """Return the last event of a stream that ends with an error, as the clients of the path expect it."""
+    body = json.loads(bytes(error_response(error).body))
+    if path in _NAMED_EVENTS:
+        return f"event: error\ndata: {json.dumps({'type': 'error'} | body)}\n\n".encode()
+    return f"data: {json.dumps(body)}\n\ndata: [DONE]\n\n".encode()
 
 
 async def handle(_: Request, error: Exception) -> JSONResponse:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
 
 
 class Lifecycle:
@@ -11,27 +11,34 @@ class Lifecycle:
     def __init__(self) -> None:
         """Begin as starting."""
         self.not_ready_because: str | None = "The engine is starting"
+        self.engine_is_dead = False
         self.exit_code = 0
-        self._close: Callable[[], None] | None = None
+        self.ending = asyncio.Event()
+        """Set when the service is to end."""
+        self.in_a_hurry = asyncio.Event()
+        """Set when nothing is to be waited for."""
 
-    def serving(self, close: Callable[[], None]) -> None:
-        """Become ready; `close` lets the HTTP server finish what it has and return."""
-        self._close = close
+    def serving(self) -> None:
+        """Become ready."""
         self.not_ready_because = None
 
     def stop(self) -> None:
-        """End because somebody asked for it: exit code 0."""
-        self._end("The service is stopping")
+        """End because somebody asked for it: exit code 0; asked again, or while it ends, wait for nothing."""
+        if not self._end("The service is stopping"):
+            self.in_a_hurry.set()
 
     def engine_died(self) -> None:
-        """End because the engine can't answer any more: exit code 1."""
+        """End because the engine can't answer any more: exit code 1, unless it was ending anyway."""
+        self.engine_is_dead = True
         if self._end("The engine died"):
             self.exit_code = 1
+        elif self.ending.is_set() and self.exit_code == 0:
+            self.in_a_hurry.set()  # no answer under way will be completed
 
     def _end(self, because: str) -> bool:
         """Return whether this is what ends it: the first reason counts."""
-        if self._close is None or self.not_ready_because is not None:
+        if self.not_ready_because is not None:
             return False
         self.not_ready_because = because
-        self._close()
+        self.ending.set()
         return True

@@ -9,11 +9,10 @@ import os
 import socket
 import time
 from argparse import Namespace
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-import uvicorn
 from uvicorn.loops.auto import auto_loop_factory
 
 from bundle.read import Bundle, read_bundle
@@ -22,15 +21,20 @@ from router.protocol import Router
 from router.text import PromptReader
 from router.threaded import RouterThread
 from service import console
-from service.app import Service, build_app
+from service.admission import Admission, Limits
+from service.app import Service, build_app, build_metrics_app
+from service.auth import Access, read_access
 from service.base_model import checked_base
 from service.decision import Decider
 from service.dispatch import Dispatch
+from service.ending import wait_for_the_end
 from service.engine import RunningEngine, running_engine
 from service.engine_args import engine_args
 from service.environment import available_cores, prepare_environment
-from service.errors import UsageError
+from service.family import descendants, end_leftovers
+from service.in_flight import InFlight
 from service.lifecycle import Lifecycle
+from service.listening import bound_socket, listening
 from service.metrics import Metrics
 from service.names import ModelNames
 from service.request_text import RequestTexts
@@ -40,14 +44,14 @@ from service.signals import Signals, StoppedError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-_WATCH_SECONDS = 1.0  # ours: how soon a dead engine is noticed without a request
+_WATCH_SECONDS = 0.25  # ours: how soon a dead engine is noticed without a request
 _log = logging.getLogger(__name__)
 
 
 def run(settings: Settings) -> int:
     """Serve a bundle until a signal or the engine's death; return the exit code.
 
-    0 after SIGTERM or Ctrl-C (a second one does not wait for answers under way), 1 if the engine did not
+    0 after SIGTERM or Ctrl-C (a second one ends answers under way with an error at once), 1 if the engine did not
     start or died.
 
     Raises:
@@ -70,10 +74,17 @@ def _run(settings: Settings, signals: Signals) -> int:
     console.say(console.describe(bundle))
     base = checked_base(bundle, settings.base_model)
     console.say(f"base model checked: {base}")
-    with contextlib.closing(_bound_socket(settings.host, settings.port)) as sock:
+    access = read_access(settings)
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(bound_socket(settings.host, settings.port, "port"))
+        metrics_sock = None
+        if settings.metrics_port is not None:
+            metrics_sock = stack.enter_context(
+                bound_socket(settings.metrics_host, settings.metrics_port, "metrics_port")
+            )
         prepare_environment(os.environ, settings.verbose, available_cores())
         with console.ticking("loading vLLM"):
-            args = engine_args(bundle, base, settings.engine_flags)
+            args = engine_args(bundle, base, settings.engine_flags, settings.max_answer_tokens)
         router = load_router(bundle, settings.router_threads)
         threads = os.environ.get("OMP_NUM_THREADS", "as many as there are cores")
         console.say(
@@ -84,7 +95,7 @@ def _run(settings: Settings, signals: Signals) -> int:
         def on_ready(port: int) -> None:
             print(console.ready_lines(settings.host, port, time.monotonic() - start), flush=True)
 
-        serving = _serve(settings, bundle, args, router, sock, signals, on_ready)
+        serving = _serve(settings, access, bundle, args, router, sock, metrics_sock, signals, on_ready)
         with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
             try:
                 return runner.run(serving)
@@ -97,53 +108,42 @@ class EngineStartError(RuntimeError):
     """The engine could not be started; the reason stands in its own log lines above."""
 
 
-class _HttpServer(uvicorn.Server):
-    """uvicorn without its signal handlers: they would close the port before anyone sees a 503."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 async def _serve(
     settings: Settings,
+    access: Access,
     bundle: Bundle,
     args: Namespace,
     router: Router,
     sock: socket.socket,
+    metrics_sock: socket.socket | None,
     signals: Signals,
     on_ready: Callable[[int], None],
 ) -> int:
     lifecycle = Lifecycle()
-    async with _started(args, lifecycle) as engine:
-        with contextlib.closing(RouterThread(router)) as classifier:
-            server = _HttpServer(
-                uvicorn.Config(
-                    _wired(bundle, engine, classifier, lifecycle),
-                    lifespan="off",
-                    log_level="info" if settings.verbose else "warning",
-                    access_log=settings.verbose,
-                    server_header=False,
-                    timeout_graceful_shutdown=settings.shutdown_seconds,
+    loop = asyncio.get_running_loop()
+
+    def on_stop() -> None:
+        loop.call_soon_threadsafe(lifecycle.stop)  # a signal alone does not wake the loop
+
+    async with contextlib.AsyncExitStack() as stack:
+        leftovers = stack.enter_context(contextlib.ExitStack())
+        engine = await stack.enter_async_context(_started(args, lifecycle))
+        leftovers.callback(end_leftovers, descendants())
+        with contextlib.closing(RouterThread(router, settings.router_seconds)) as classifier:
+            app, in_flight = _wired(settings, access, bundle, engine, classifier, lifecycle)
+            async with contextlib.AsyncExitStack() as ports:
+                await ports.enter_async_context(listening(app, sock, settings.verbose))
+                if metrics_sock is not None:
+                    page = listening(build_metrics_app(), metrics_sock, settings.verbose)
+                    await ports.enter_async_context(page)
+                lifecycle.serving()
+                signals.serving(on_stop)
+                watch = asyncio.create_task(_watch(engine, lifecycle))
+                on_ready(sock.getsockname()[1])
+                await wait_for_the_end(
+                    lifecycle, in_flight, settings.shutdown_seconds, settings.engine_death_seconds
                 )
-            )
-
-            def close() -> None:
-                server.should_exit = True
-
-            def on_stop(again: bool) -> None:
-                server.force_exit = again
-                lifecycle.stop()
-
-            running = asyncio.create_task(server.serve(sockets=[sock]))
-            while not server.started and not running.done():
-                await asyncio.sleep(0.01)
-            lifecycle.serving(close)
-            signals.serving(on_stop)
-            watch = asyncio.create_task(_watch(engine, lifecycle))
-            on_ready(sock.getsockname()[1])
-            await running
-            watch.cancel()
+                watch.cancel()
             console.say(f"{lifecycle.not_ready_because}: ending the engine")
     return lifecycle.exit_code
 
@@ -161,8 +161,15 @@ async def _started(args: Namespace, lifecycle: Lifecycle) -> AsyncIterator[Runni
         yield engine
 
 
-def _wired(bundle: Bundle, engine: RunningEngine, classifier: RouterThread, lifecycle: Lifecycle) -> FastAPI:
-    """Put the parts together."""
+def _wired(
+    settings: Settings,
+    access: Access,
+    bundle: Bundle,
+    engine: RunningEngine,
+    classifier: RouterThread,
+    lifecycle: Lifecycle,
+) -> tuple[FastAPI, InFlight]:
+    """Put the parts together: the app, and the requests in it."""
     manifest = bundle.manifest
     metrics = Metrics()
     tokenizer = engine.tokenizer
@@ -170,8 +177,16 @@ def _wired(bundle: Bundle, engine: RunningEngine, classifier: RouterThread, life
     prompts = PromptReader(template, tokenizer.bos_token, tokenizer.eos_token)
     texts = RequestTexts(manifest.routed_text.rule, prompts, tokenizer)
     decider = Decider(ModelNames(manifest), classifier, manifest.calibration.threshold)
-    service = Service(bundle, decider, texts, lifecycle, engine.max_model_len)
-    return build_app(service, Dispatch(engine.app, decider, texts, metrics))
+    limits = Limits(
+        settings.max_prompt_tokens or engine.max_model_len,
+        settings.max_answer_tokens or engine.max_model_len,
+        settings.max_choices,
+    )
+    admission = Admission(limits, tokenizer, metrics.rejected)
+    in_flight = InFlight(settings.max_in_flight, lifecycle, metrics)
+    service = Service(bundle, decider, texts, lifecycle, in_flight, admission, engine.max_model_len)
+    dispatch = Dispatch(engine.app, decider, texts, metrics, in_flight, admission)
+    return build_app(service, dispatch, access, metrics.rejected, settings), in_flight
 
 
 async def _watch(engine: RunningEngine, lifecycle: Lifecycle) -> None:
@@ -179,18 +194,3 @@ async def _watch(engine: RunningEngine, lifecycle: Lifecycle) -> None:
     while not engine.dead:
         await asyncio.sleep(_WATCH_SECONDS)
     lifecycle.engine_died()
-
-
-def _bound_socket(host: str, port: int) -> socket.socket:
-    """Take the port before the long start, so that a port in use is said at once; nothing listens yet."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((host, port))
-    except OSError as error:
-        sock.close()
-        raise UsageError(
-            f"Port {port} on {host} can't be opened ({error.strerror}). Give another with --port"
-        ) from error
-    return sock

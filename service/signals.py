@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: they end the service, and a Ctrl-C never reaches the engine before us."""
+"""SIGTERM and Ctrl-C: they end the service, and neither ever reaches the engine before us."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import threading
 from collections.abc import Callable
 from multiprocessing import resource_tracker
 from types import FrameType, TracebackType
+
+_ENDING = {signal.SIGINT, signal.SIGTERM}
+_RELAY = signal.SIGUSR2
 
 
 class StoppedError(BaseException):
@@ -20,46 +23,49 @@ class StoppedError(BaseException):
 class Signals:
     """A context in which SIGTERM and Ctrl-C are ours; to be entered before anything starts a thread.
 
-    A terminal sends Ctrl-C to every process of the group, and vLLM's processes abort what they generate
-    on it. A blocked signal stays blocked in child processes, so SIGINT is blocked here until the engine
-    has started; meanwhile a thread waits for it and turns it into SIGTERM, which is not blocked.
+    A terminal sends Ctrl-C to every process of the group; `timeout` and systemd do so with SIGTERM. vLLM's
+    processes abort what they generate on either. A blocked signal stays blocked in child processes, so both
+    are blocked here until the engine has started; meanwhile a thread waits for them and turns them into a
+    signal of our own, which interrupts the start. The engine's processes keep both blocked for good: vLLM
+    ends them with SIGKILL.
     """
 
     def __init__(self) -> None:
         """Nothing happens before the context is entered."""
-        self._on_stop: Callable[[bool], None] | None = None
+        self._on_stop: Callable[[], None] | None = None
         self._asked = False
+        self._over = threading.Event()
         self._handlers: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Signals:
-        resource_tracker.ensure_running()  # starting it later would unblock SIGINT in this thread
-        self._handlers = {
-            number: signal.signal(number, self._received) for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        threading.Thread(target=self._wait_for_ctrl_c, name="ctrl-c", daemon=True).start()
+        resource_tracker.ensure_running()  # starting it later would unblock both in this thread
+        self._handlers = {number: signal.signal(number, self._received) for number in (*_ENDING, _RELAY)}
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        threading.Thread(target=self._relay, name="signals", daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._over.set()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 
-    def serving(self, on_stop: Callable[[bool], None]) -> None:
-        """From now on a signal calls `on_stop(False)` and every further one `on_stop(True)`."""
+    def serving(self, on_stop: Callable[[], None]) -> None:
+        """From now on every signal calls `on_stop`."""
         self._on_stop = on_stop
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        self._over.set()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 
     def _received(self, number: int, frame: FrameType | None) -> None:
         again, self._asked = self._asked, True
         if self._on_stop is not None:
-            self._on_stop(again)
+            self._on_stop()
         elif not again:  # a second one must not interrupt the clean-up after the first
             raise StoppedError
 
-    def _wait_for_ctrl_c(self) -> None:
-        while self._on_stop is None:
-            if signal.sigtimedwait({signal.SIGINT}, 0.2) is not None:
-                os.kill(os.getpid(), signal.SIGTERM)
+    def _relay(self) -> None:
+        while not self._over.is_set():
+            if signal.sigtimedwait(_ENDING, 0.2) is not None:
+                os.kill(os.getpid(), _RELAY)

@@ -223,6 +223,9 @@ async def _interleaved(parts: list[_Part], n: int, answer_id: str) -> AsyncItera
                     last = event
                     continue
             yield f"data: {json.dumps(event)}\n\n"
+            if isinstance(event, dict) and "error" in event:
+                usages = []
+                break  # one failing part fails the whole
         if usages:
             yield f"data: {json.dumps(last | {'model': AUTO, 'usage': _summed(usages)})}\n\n"
         yield f"data: {_DONE}\n\n"

@@ -1,4 +1,4 @@
-"""Health for orchestrators, and metrics for Prometheus."""
+"""Health for orchestrators, and metrics for Prometheus, on this port or on one of their own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from service.errors import ServiceUnavailableError
 
 router = APIRouter()
+metrics_router = APIRouter()
 
 
 @router.get("/health/live")
@@ -26,7 +27,7 @@ async def ready(request: Request) -> dict[str, str]:
     return {"status": "ready"}
 
 
-@router.get("/metrics")
+@metrics_router.get("/metrics")
 async def metrics() -> Response:
     """Return every family of the process: vLLM's and ours."""
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

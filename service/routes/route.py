@@ -30,7 +30,9 @@ async def route(asked: RouteRequest, request: Request) -> dict[str, Any]:
         texts = [service.texts.of_messages(asked.messages, "messages")]
     else:
         texts = service.texts.of_prompts([asked.input] if isinstance(asked.input, str) else asked.input)
-    decided = await service.decider.routed(texts)
+    service.admission.check_count(len(texts), "input", "texts")
+    with service.in_flight.slot(endable=False):  # the router has a time limit of its own
+        decided = await service.decider.routed(texts)
     labels = service.bundle.manifest.label_order
     return {
         "object": "list",

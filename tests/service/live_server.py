@@ -22,7 +22,12 @@ STOP_SECONDS = 60
 
 
 def environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "PYTHONUNBUFFERED": "1"}
+    return os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",  # the demo's base ends at 512 tokens, too soon to be cut off
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def free_port() -> int:
@@ -32,7 +37,7 @@ def free_port() -> int:
 
 
 class LiveServer:
-    def __init__(self, bundle: Path, folder: Path, *options: str) -> None:
+    def __init__(self, bundle: Path, folder: Path, *options: str, **variables: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.out, self.err = folder / "server.out", folder / "server.err"
@@ -40,7 +45,7 @@ class LiveServer:
             self.process = subprocess.Popen(
                 [*COMMAND, str(bundle), "--port", str(self.port), *options],
                 cwd=ROOT,
-                env=environment(),
+                env=environment() | variables,
                 stdout=out,
                 stderr=err,
                 start_new_session=True,  # its process group is what a terminal would send Ctrl-C to
@@ -65,6 +70,9 @@ class LiveServer:
         parent = psutil.Process(self.process.pid)
         return [parent, *parent.children(recursive=True)]
 
+    def engine(self) -> psutil.Process:
+        return next(one for one in self.family() if "EngineCore" in one.name() + " ".join(one.cmdline()))
+
     def exit_code(self) -> int:
         return self.process.wait(STOP_SECONDS)
 
@@ -76,9 +84,9 @@ def still_running(family: list[psutil.Process]) -> list[str]:
 
 
 @contextmanager
-def started(bundle: Path, folder: Path, *options: str) -> Iterator[LiveServer]:
+def started(bundle: Path, folder: Path, *options: str, **variables: str) -> Iterator[LiveServer]:
     """A server that is gone afterwards, whatever the test did to it."""
-    server = LiveServer(bundle, folder, *options)
+    server = LiveServer(bundle, folder, *options, **variables)
     try:
         yield server
     finally:

@@ -18,12 +18,16 @@ from bundle.manifest import Manifest
 from router.text import PromptReader
 from router.threaded import Classified
 from service import headers
+from service.admission import Admission, Limits
 from service.decision import Decider
 from service.dispatch import Dispatch
+from service.in_flight import InFlight
+from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.names import ModelNames
 from service.request_text import RequestTexts
 
+LIMITS = Limits(prompt_tokens=64, answer_tokens=100, choices=16)
 EXPERTS = ("expert-0", "expert-1", "expert-2")
 
 
@@ -70,12 +74,18 @@ class WordRouter:
 class Letters:
     """A tokenizer whose ids are code points."""
 
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        return [ord(letter) for letter in text]
+
+    def get_vocab(self) -> dict[str, int]:
+        return {"a": 97}
+
     def decode(self, token_ids: Any) -> str:
         return "".join(chr(token) for token in token_ids)
 
 
 class Setup:
-    def __init__(self, router: Any = None, threshold: float | None = None) -> None:
+    def __init__(self, router: Any = None, threshold: float | None = None, limit: int = 8) -> None:
         manifest = small_manifest(threshold)
         self.inner = FakeVllm()
         self.router = router or WordRouter()
@@ -84,7 +94,12 @@ class Setup:
         texts = RequestTexts("last_user", PromptReader(template, "", ""), Letters())
         decider = Decider(ModelNames(manifest), self.router, threshold)
         self.names = decider.names
-        self.dispatch = Dispatch(self.inner, decider, texts, Metrics(self.registry))
+        self.metrics = Metrics(self.registry)
+        self.lifecycle = Lifecycle()
+        self.lifecycle.serving()
+        self.in_flight = InFlight(limit, self.lifecycle, self.metrics)
+        admission = Admission(LIMITS, Letters(), self.metrics.rejected)
+        self.dispatch = Dispatch(self.inner, decider, texts, self.metrics, self.in_flight, admission)
 
     async def post(self, path: str, body: Any, **more: Any) -> httpx.Response:
         transport = httpx.ASGITransport(self.dispatch)

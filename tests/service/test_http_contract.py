@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -82,13 +83,12 @@ def test_the_engines_own_errors_keep_the_shape_and_the_decision(
     expert = manifest.experts[-1]
     prompt = prompt_for[expert.name]
     messages = [{"role": "user", "content": prompt}]
-    too_long = [{"role": "user", "content": prompt + " and so on" * 20_000}]
     for path, body in [
-        ("/v1/completions", {"prompt": prompt, "max_tokens": 10_000_000}),
-        ("/v1/completions", {"prompt": prompt, "max_tokens": 10_000_000, "stream": True}),
-        ("/v1/chat/completions", {"messages": messages, "max_tokens": 10_000_000}),
-        ("/v1/chat/completions", {"model": expert.name, "messages": too_long}),
-        ("/v1/messages", {"messages": messages, "max_tokens": 10_000_000}),
+        ("/v1/completions", {"prompt": prompt, "temperature": -1}),
+        ("/v1/completions", {"prompt": prompt, "temperature": -1, "stream": True}),
+        ("/v1/chat/completions", {"messages": messages, "temperature": -1}),
+        ("/v1/chat/completions", {"model": expert.name, "messages": messages, "temperature": -1}),
+        ("/v1/messages", {"messages": messages, "max_tokens": 5, "temperature": -1}),
     ]:
         answer = http.post(path, json=body)
         check_error(answer, 400, "BadRequestError")
@@ -96,11 +96,40 @@ def test_the_engines_own_errors_keep_the_shape_and_the_decision(
         assert answer.headers[headers.REASON] in ("routed", "named")
 
 
+def test_what_goes_beyond_the_models_context_is_refused_before_it_is_routed(http: httpx.Client) -> None:
+    too_long = "and so on " * 20_000
+    for path, body, param in [
+        ("/v1/completions", {"prompt": "x", "max_tokens": 10_000_000}, "max_tokens"),
+        ("/v1/completions", {"prompt": too_long}, "prompt"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": too_long}]}, "messages"),
+        ("/v1/responses", {"input": too_long}, "input"),
+        ("/v1/completions", {"prompt": ["x"] * 129}, "prompt"),
+        ("/v1/route", {"input": ["x"] * 129}, "input"),
+    ]:
+        answer = http.post(path, json=body)
+        assert check_error(answer, 400, "BadRequestError")["param"] == param
+        assert headers.EXPERT not in answer.headers
+
+
+def test_a_body_of_10_mb_is_refused(http: httpx.Client) -> None:
+    ten = b'{"prompt": "' + b"x" * 10_000_000
+
+    def unannounced() -> Iterator[bytes]:
+        for start in range(0, len(ten), 65536):
+            yield ten[start : start + 65536]
+
+    for path in ("/v1/completions", "/v1/route"):
+        for content in (ten, unannounced()):
+            answer = http.post(path, content=content, headers={"content-type": "application/json"})
+            assert check_error(answer, 400, "BadRequestError")["param"] == "body"
+    assert http.get("/health/ready").status_code == 200
+
+
 def test_every_decision_header_on_answers_streams_and_errors(
     http: httpx.Client, bundle: Bundle, prompt_for: dict[str, str]
 ) -> None:
     for name, prompt in prompt_for.items():
-        for extra in ({}, {"stream": True}, {"max_tokens": 10_000_000}, {"model": name}):
+        for extra in ({}, {"stream": True}, {"temperature": -1}, {"model": name}):
             body = {"prompt": prompt, "max_tokens": 1} | extra
             answer = http.post("/v1/completions", json=body, headers={"x-request-id": "mine-7"})
             assert answer.headers[headers.REQUEST_ID] == "mine-7"

@@ -5,34 +5,41 @@ from service.lifecycle import Lifecycle
 
 
 def test_ready_only_between_the_start_and_the_end() -> None:
-    closed: list[str] = []
     lifecycle = Lifecycle()
     assert lifecycle.not_ready_because == "The engine is starting"
-    lifecycle.serving(lambda: closed.append("closed"))
+    lifecycle.serving()
     assert lifecycle.not_ready_because is None
-    lifecycle.stop()
+    assert not lifecycle.ending.is_set()
     lifecycle.stop()
     assert lifecycle.not_ready_because == "The service is stopping"
-    assert closed == ["closed"]
+    assert lifecycle.ending.is_set()
+    assert not lifecycle.in_a_hurry.is_set()
+    lifecycle.stop()
+    assert lifecycle.in_a_hurry.is_set()
     assert lifecycle.exit_code == 0
 
 
 def test_the_engines_death_is_no_success() -> None:
-    closed: list[str] = []
     lifecycle = Lifecycle()
-    lifecycle.serving(lambda: closed.append("closed"))
+    lifecycle.serving()
     bell = EngineDeathBell(lifecycle.engine_died)
     bell.should_exit = False
     assert lifecycle.not_ready_because is None
     bell.should_exit = True
     bell.should_exit = True
     assert lifecycle.not_ready_because == "The engine died"
-    assert (closed, lifecycle.exit_code) == (["closed"], 1)
+    assert lifecycle.ending.is_set()
+    assert not lifecycle.in_a_hurry.is_set()
+    assert lifecycle.exit_code == 1
+    lifecycle.stop()  # somebody who does not want to wait for the stated time
+    assert lifecycle.in_a_hurry.is_set()
+    assert lifecycle.exit_code == 1
 
 
-def test_an_engine_that_ends_because_we_stop_did_not_die() -> None:
+def test_an_engine_that_ends_while_we_stop_leaves_nothing_to_wait_for() -> None:
     lifecycle = Lifecycle()
-    lifecycle.serving(lambda: None)
+    lifecycle.serving()
     lifecycle.stop()
     lifecycle.engine_died()
     assert lifecycle.exit_code == 0
+    assert lifecycle.in_a_hurry.is_set()

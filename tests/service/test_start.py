@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 from pathlib import Path
@@ -18,7 +17,6 @@ from service.base_model import checked_base
 from service.engine_args import engine_args, engine_rank
 from service.environment import prepare_environment
 from service.errors import UsageError
-from service.settings import load_settings
 
 
 def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -113,6 +111,7 @@ def test_a_base_of_other_shapes_is_refused_by_name(bundle: Bundle, base: Path, t
         (["--hf-overrides", "{}"], "--hf-overrides"),
         (["--api-key", "secret"], "--api-key"),
         (["--port", "1"], "--port"),
+        (["--shutdown-timeout", "9"], "--shutdown-timeout"),
         (["--ssl-keyfile", "x"], "--ssl-keyfile"),
         (["--enable-auto-tool-choice"], "--tool-call-parser"),
         (["--max-model-len", "64", "--dtype", "half"], "--dtype"),
@@ -161,6 +160,11 @@ def test_what_the_engine_is_told(bundle: Bundle, base: Path) -> None:
     assert args.api_key is None
 
 
+def test_answers_without_a_length_end_at_the_limit(bundle: Bundle, base: Path) -> None:
+    assert engine_args(bundle, base, [], 7).override_generation_config == {"max_new_tokens": 7}
+    assert not engine_args(bundle, base, []).override_generation_config
+
+
 @pytest.mark.parametrize(("rank", "set_to"), [(1, 1), (2, 8), (8, 8), (9, 16), (48, 64), (300, 320)])
 def test_ranks_are_rounded_up_to_what_vllm_allows(bundle: Bundle, rank: int, set_to: int) -> None:
     lora = bundle.manifest.lora.model_copy(update={"rank": rank})
@@ -183,24 +187,11 @@ def test_the_environment_of_the_engine() -> None:
     prepare_environment(large, verbose=True, cores=16)
     assert "OMP_NUM_THREADS" not in large
     assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in large
+    keys = {"GRADIENTSPACE_API_KEY": "secret", "GRADIENTSPACE_ADMIN_KEY": "secret"}
+    prepare_environment(keys, verbose=False, cores=2)
+    assert "secret" not in keys.values(), "the engine's processes would inherit it"
     with pytest.raises(UsageError, match="VLLM_API_KEY"):
         prepare_environment({"VLLM_API_KEY": "x"}, verbose=False, cores=2)
-
-
-def test_settings_come_from_the_command_line_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GRADIENTSPACE_PORT", "9001")
-    monkeypatch.setenv("GRADIENTSPACE_HOST", "0.0.0.0")
-    monkeypatch.setenv("GRADIENTSPACE_ENGINE_FLAGS", "--max-model-len 512 --seed '7'")
-    settings = load_settings(bundle=Path("b"), host=None, port=9002)
-    assert (settings.host, settings.port) == ("0.0.0.0", 9002)
-    assert settings.engine_flags == ("--max-model-len", "512", "--seed", "7")
-    monkeypatch.setenv("GRADIENTSPACE_ROUTER_THREADS", "none")
-    with pytest.raises(UsageError, match="GRADIENTSPACE_ROUTER_THREADS"):
-        load_settings(bundle=Path("b"))
-    assert "GRADIENTSPACE_BUNDLE" not in os.environ
-    monkeypatch.delenv("GRADIENTSPACE_ROUTER_THREADS")
-    with pytest.raises(UsageError, match="GRADIENTSPACE_BUNDLE"):
-        load_settings()
 
 
 def test_the_ready_lines_can_be_pasted() -> None:

@@ -1,0 +1,123 @@
+"""API keys: who may ask at all. Checked before a body is read, and before anything is classified.
+
+`/admin/` has keys of its own, and is not served without one: a route there needs no check of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import SecretStr
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.errors import NotFoundError, UnauthorizedError, UsageError, error_response
+from service.settings import Settings
+
+OPEN_PATHS = frozenset({"/health", "/health/live", "/health/ready"})
+"""What answers without a key."""
+ADMIN_PREFIX = "/admin/"
+
+
+class Keys:
+    """Some keys, of which only digests are kept."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        """With no keys at all, nothing is accepted."""
+        self._digests = tuple(_digest(key) for key in keys)
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def accept(self, headers: Headers) -> bool:
+        """Return whether a request carries one of the keys, as OpenAI's or as Anthropic's clients send it.
+
+        The time it takes depends on how many keys there are, not on what was sent.
+        """
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        bearer = token.strip() if scheme.lower() == "bearer" else ""
+        accepted = False
+        for sent in (bearer, headers.get("x-api-key", "")):
+            digest = _digest(sent)
+            for known in self._digests:
+                accepted |= hmac.compare_digest(digest, known)
+        return accepted
+
+
+@dataclass(frozen=True)
+class Access:
+    """The keys of clients, none if everybody may ask, and those of administrators."""
+
+    clients: Keys
+    admins: Keys
+
+
+def read_access(settings: Settings) -> Access:
+    """Return the keys that the settings and their files name.
+
+    Raises:
+        UsageError: a file can't be read or holds no key.
+
+    """
+    return Access(
+        _keys(settings.api_key, settings.api_key_file, "api_key_file"),
+        _keys(settings.admin_key, settings.admin_key_file, "admin_key_file"),
+    )
+
+
+class Authentication:
+    """Pure ASGI: a request without a key gets a 401 and goes no further."""
+
+    def __init__(self, app: ASGIApp, access: Access, on_refused: Callable[[], None]) -> None:
+        """`on_refused` is called for each request that is turned away."""
+        self._app = app
+        self._access = access
+        self._on_refused = on_refused
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        error = self._refusal(scope) if scope["type"] == "http" else None
+        if error is None:
+            await self._app(scope, receive, send)
+            return
+        self._on_refused()
+        await error_response(error)(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> UnauthorizedError | NotFoundError | None:
+        path = scope["path"]
+        if path.startswith(ADMIN_PREFIX):
+            if not self._access.admins:
+                return NotFoundError(f"{path} is not served: the service was started without an admin key")
+            keys = self._access.admins
+        elif path in OPEN_PATHS or not self._access.clients:
+            return None
+        else:
+            keys = self._access.clients
+        if keys.accept(Headers(scope=scope)):
+            return None
+        return UnauthorizedError(
+            "Give a valid API key, as `Authorization: Bearer KEY` or as `x-api-key: KEY`"
+        )
+
+
+def _keys(given: Sequence[SecretStr], file: Path | None, setting: str) -> Keys:
+    keys = [key.get_secret_value() for key in given]
+    if file is not None:
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+            raise UsageError(f"Setting {setting!r}: {file} can't be read ({reason})") from None
+        found = [line.strip() for line in lines if line.strip()]
+        if not found:
+            raise UsageError(f"Setting {setting!r}: {file} holds no key; write one per line")
+        keys += found
+    return Keys(keys)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

@@ -1,0 +1,67 @@
+"""A port: taken before the long start, and served until everything on it has its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from service.errors import UsageError
+
+_LINGER_SECONDS = 2  # ours: for clients that have not sent all of a request, or not read all of an answer
+
+
+class _HttpServer(uvicorn.Server):
+    """uvicorn without its signal handlers: they would close the port before anyone sees a 503."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def bound_socket(host: str, port: int, setting: str) -> socket.socket:
+    """Take the port, so that a port in use is said at once; nothing listens yet.
+
+    Raises:
+        UsageError: it can't be had; the sentence names the setting.
+
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        flag = f"--{setting.replace('_', '-')}"
+        raise UsageError(
+            f"Port {port} on {host} can't be opened ({error.strerror}). Give another with {flag}"
+        ) from error
+    return sock
+
+
+@asynccontextmanager
+async def listening(app: ASGIApp, sock: socket.socket, verbose: bool) -> AsyncIterator[None]:
+    """Answer on the port for the block, and close it afterwards."""
+    server = _HttpServer(
+        uvicorn.Config(
+            app,
+            lifespan="off",
+            log_level="info" if verbose else "warning",
+            access_log=verbose,
+            server_header=False,
+            timeout_graceful_shutdown=_LINGER_SECONDS,
+        )
+    )
+    running = asyncio.create_task(server.serve(sockets=[sock]))
+    while not server.started and not running.done():
+        await asyncio.sleep(0.01)
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await running
