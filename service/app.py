@@ -15,10 +15,11 @@ from service.dispatch import Dispatch
 from service.identity import Identity
 from service.lifecycle import Lifecycle
 from service.request_text import RequestTexts
-from service.routes import catalog, health, route
+from service.routes import admin, catalog, health, route
 
 if TYPE_CHECKING:
     from bundle.read import Bundle
+    from service.reload import Reloader
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Service:
     texts: RequestTexts
     lifecycle: Lifecycle
     max_model_len: int
+    reloader: Reloader
 
 
 def build_app(service: Service, dispatch: Dispatch) -> FastAPI:
@@ -38,7 +40,7 @@ def build_app(service: Service, dispatch: Dispatch) -> FastAPI:
         title="GradientSpace", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
     )
     app.state.service = service
-    for room in (catalog, route, health):
+    for room in (catalog, route, health, admin):
         app.include_router(room.router)
     app.router.default = dispatch
     for kind in (HTTPException, RequestValidationError, errors.ServiceError, Exception):

@@ -36,6 +36,14 @@ class MethodNotAllowedError(ServiceError):
     """The path exists, but not with this method."""
 
 
+class UnauthorizedError(ServiceError):
+    """The key is missing or wrong."""
+
+
+class ConflictError(ServiceError):
+    """What was asked for can't be done as things stand; what is served goes on."""
+
+
 class ServiceUnavailableError(ServiceError):
     """The service can't answer now."""
 
@@ -43,16 +51,20 @@ class ServiceUnavailableError(ServiceError):
 STATUS_OF: dict[type[Exception], int] = {
     BadRequestError: 400,
     RequestValidationError: 400,  # as vLLM and OpenAI answer it
+    UnauthorizedError: 401,
     NotFoundError: 404,
     MethodNotAllowedError: 405,
+    ConflictError: 409,
     ServiceUnavailableError: 503,
     Exception: 500,
 }
 
 TYPE_OF: dict[int, str] = {
     400: "BadRequestError",
+    401: "AuthenticationError",
     404: "NotFoundError",
     405: "MethodNotAllowedError",
+    409: "ConflictError",
     413: "RequestTooLargeError",
     415: "UnsupportedMediaTypeError",
     422: "UnprocessableEntityError",

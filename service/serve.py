@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 import time
 from argparse import Namespace
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING
 import uvicorn
 from uvicorn.loops.auto import auto_loop_factory
 
+from bundle.errors import BundleError
+from bundle.fingerprints import tolerance
 from bundle.read import Bundle, read_bundle
 from router.load import load_router
 from router.protocol import Router
@@ -26,16 +29,19 @@ from service.app import Service, build_app
 from service.base_model import checked_base
 from service.decision import Decider
 from service.dispatch import Dispatch
-from service.engine import RunningEngine, running_engine
+from service.engine import LoadedBundle, RunningEngine, running_engine
 from service.engine_args import engine_args
 from service.environment import available_cores, prepare_environment
 from service.errors import UsageError
+from service.fingerprints import check_fingerprints
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.names import ModelNames
+from service.reload import MakeVersion, Reloader, ReloadMetrics
 from service.request_text import RequestTexts
 from service.settings import Settings
 from service.signals import Signals, StoppedError
+from service.versions import Version, Versions
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -66,7 +72,7 @@ def run(settings: Settings) -> int:
 def _run(settings: Settings, signals: Signals) -> int:
     start = time.monotonic()
     logging.basicConfig(level=logging.INFO if settings.verbose else logging.WARNING)
-    bundle = read_bundle(settings.bundle)
+    bundle = read_bundle(settings.bundle.resolve())  # a link may name another bundle a moment later
     console.say(console.describe(bundle))
     base = checked_base(bundle, settings.base_model)
     console.say(f"base model checked: {base}")
@@ -115,11 +121,20 @@ async def _serve(
     on_ready: Callable[[int], None],
 ) -> int:
     lifecycle = Lifecycle()
-    async with _started(args, lifecycle) as engine:
-        with contextlib.closing(RouterThread(router)) as classifier:
+    metrics = Metrics()
+    async with _started(args, bundle, lifecycle) as engine:
+
+        def make_version(bundle: Bundle, loaded: LoadedBundle, classifier: RouterThread) -> Version:
+            app = _wired(bundle, engine, loaded, classifier, lifecycle, metrics, reloader)
+            return Version(bundle, loaded, classifier, app)
+
+        reloader = _reloader(settings, engine, make_version)
+        async with contextlib.aclosing(reloader):
+            versions = Versions(make_version(bundle, engine.first, RouterThread(router)))
+            reloader.serving(versions)
             server = _HttpServer(
                 uvicorn.Config(
-                    _wired(bundle, engine, classifier, lifecycle),
+                    versions,
                     lifespan="off",
                     log_level="info" if settings.verbose else "warning",
                     access_log=settings.verbose,
@@ -140,6 +155,7 @@ async def _serve(
                 await asyncio.sleep(0.01)
             lifecycle.serving(close)
             signals.serving(on_stop)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.reload_on_signal)
             watch = asyncio.create_task(_watch(engine, lifecycle))
             on_ready(sock.getsockname()[1])
             await running
@@ -149,29 +165,59 @@ async def _serve(
 
 
 @asynccontextmanager
-async def _started(args: Namespace, lifecycle: Lifecycle) -> AsyncIterator[RunningEngine]:
-    """Start the engine; what vLLM raises while starting becomes one sentence, with its trace if asked for."""
+async def _started(args: Namespace, bundle: Bundle, lifecycle: Lifecycle) -> AsyncIterator[RunningEngine]:
+    """Start the engine and see that it computes what training did.
+
+    What vLLM raises while starting becomes one sentence, with its trace if asked for.
+    """
     async with contextlib.AsyncExitStack() as stack:
         try:
             with console.ticking("engine starting, usually 10-60 s"):
                 engine = await stack.enter_async_context(running_engine(args, lifecycle.engine_died))
+            await _check_fingerprints(engine, bundle)
+        except BundleError:
+            raise
         except Exception as error:
             _log.info("The engine's failure", exc_info=True)
             raise EngineStartError(f"The engine did not start: {error}") from error
         yield engine
 
 
-def _wired(bundle: Bundle, engine: RunningEngine, classifier: RouterThread, lifecycle: Lifecycle) -> FastAPI:
-    """Put the parts together."""
+async def _check_fingerprints(engine: RunningEngine, bundle: Bundle) -> None:
+    dtype = bundle.manifest.base.dtype
+    for warning in bundle.fingerprints.warnings(dtype):
+        console.say(f"warning: {warning}")
+    began = time.monotonic()
+    farthest = await check_fingerprints(engine, engine.first, bundle)
+    console.say(
+        f"fingerprints checked in {time.monotonic() - began:.1f} s: the engine is within {farthest:.2g} nats of "
+        f"training ({tolerance(dtype):g} allowed)"
+    )
+
+
+def _reloader(settings: Settings, engine: RunningEngine, make_version: MakeVersion) -> Reloader:
+    key = settings.admin_key.get_secret_value() if settings.admin_key else None
+    return Reloader(settings.bundle, settings.router_threads, engine, make_version, ReloadMetrics(), key)
+
+
+def _wired(
+    bundle: Bundle,
+    engine: RunningEngine,
+    loaded: LoadedBundle,
+    classifier: RouterThread,
+    lifecycle: Lifecycle,
+    metrics: Metrics,
+    reloader: Reloader,
+) -> FastAPI:
+    """Put the parts of one version together; what is not of one bundle comes from outside."""
     manifest = bundle.manifest
-    metrics = Metrics()
     tokenizer = engine.tokenizer
     template = bundle.chat_template.read_text(encoding="utf-8")
     prompts = PromptReader(template, tokenizer.bos_token, tokenizer.eos_token)
     texts = RequestTexts(manifest.routed_text.rule, prompts, tokenizer)
     decider = Decider(ModelNames(manifest), classifier, manifest.calibration.threshold)
-    service = Service(bundle, decider, texts, lifecycle, engine.max_model_len)
-    return build_app(service, Dispatch(engine.app, decider, texts, metrics))
+    service = Service(bundle, decider, texts, lifecycle, engine.max_model_len, reloader)
+    return build_app(service, Dispatch(loaded.app, decider, texts, metrics))
 
 
 async def _watch(engine: RunningEngine, lifecycle: Lifecycle) -> None:

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import UsageError
@@ -27,6 +27,9 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)  # anchor:vllm (0: any free port)
     router_threads: int = Field(default=1, ge=1)  # ours: the other cores belong to the engine
     shutdown_seconds: int = Field(default=30, ge=0)  # anchor:production-stack's and litellm's drain
+    admin_key: SecretStr | None = Field(  # ours: nobody reloads over HTTP unless that was asked for
+        default=None, min_length=8, description="opens POST /admin/reload; without it there is no such route"
+    )
     verbose: bool = False  # ours: vLLM's own log stays at warnings
     engine_flags: Annotated[tuple[str, ...], NoDecode] = Field(  # anchor:vllm, its flags as they are
         default=(), description="flags for vLLM, in the environment as one shell-quoted string"
