@@ -19,10 +19,16 @@ COMMAND = [sys.executable, "-m", "cli.main", "serve"]
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 240
 STOP_SECONDS = 60
+ADMIN_KEY = "the-admins-own"
 
 
 def environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "PYTHONUNBUFFERED": "1"}
+    return os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "GRADIENTSPACE_ADMIN_KEY": ADMIN_KEY,
+    }
 
 
 def free_port() -> int:
