@@ -16,8 +16,8 @@ TOP_TOKENS = 20
 BASE = "the base model"
 """The name of the base's fingerprint; no adapter's name has a space."""
 
-_TOLERANCES = {"float32": 0.01}  # ours, in nats, measured: docs/bundle.md says how
-_TOLERANCE_OF_SHORT_FLOATS = 0.25
+_TOLERANCES = {"float32": 0.01}  # ours, in nats, measured: docs/fingerprints.md says how
+_TOLERANCE_OF_SHORT_FLOATS = 0.1
 _APART = 3
 
 
@@ -105,9 +105,10 @@ def pairs(fingerprints: Mapping[str, Fingerprint]) -> Iterator[tuple[str, str, f
 def distance(left: Fingerprint, right: Fingerprint) -> float:
     """Return how far two fingerprints are apart, in nats.
 
-    The mean difference of the log-probabilities over the top tokens, of the prompt where it is largest.
+    The mean difference of the log-probabilities over the top tokens of all prompts. Rounding shows in single
+    tokens and in single prompts, so the mean is what tells it from another adapter.
     """
-    return max(_distance(one, other) for one, other in zip(left, right, strict=True))
+    return sum(_distance(one, other) for one, other in zip(left, right, strict=True)) / len(left)
 
 
 def _distance(left: TopTokens, right: TopTokens) -> float:

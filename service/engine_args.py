@@ -150,7 +150,8 @@ def _of_bundle(bundle: Bundle) -> dict[str, Any]:
     manifest = bundle.manifest
     return {
         "served_model_name": [manifest.base.name],
-        "chat_template": str(bundle.chat_template),
+        # Its text: vLLM remembers templates by path, and another bundle may lie there by then.
+        "chat_template": bundle.chat_template.read_text(encoding="utf-8"),
         "lora_modules": [
             LoRAModulePath(
                 record.engine_name, str(bundle.folder.resolve() / record.folder), manifest.base.name

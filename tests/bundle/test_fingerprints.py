@@ -17,12 +17,12 @@ def entry(**logprobs: float) -> TopTokens:
     )
 
 
-def test_the_distance_is_the_mean_difference_of_the_worst_prompt() -> None:
+def test_the_distance_is_the_mean_difference_over_tokens_and_prompts() -> None:
     left = (entry(a=-1.0, b=-2.0), entry(a=-1.0, b=-2.0))
     right = (entry(a=-1.1, b=-2.3), entry(a=-1.0, b=-2.1))
     assert distance(left, left) == 0
-    assert distance(left, right) == pytest.approx(0.2)
-    assert distance(right, left) == pytest.approx(0.2)
+    assert distance(left, right) == pytest.approx((0.1 + 0.3 + 0.0 + 0.1) / 4)
+    assert distance(right, left) == distance(left, right)
 
 
 def test_a_token_that_fell_out_of_the_top_counts_as_far_as_is_certain() -> None:

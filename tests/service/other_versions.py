@@ -60,10 +60,15 @@ def next_version(bundle: Bundle, base: Path, folder: Path) -> Bundle:
     change_weights(
         folder / "experts" / "expert-0", lambda name, tensor: 0.5 * tensor if ".lora_B." in name else tensor
     )
+    return with_template_mark(folder, base, MARK)
+
+
+def with_template_mark(folder: Path, base: Path, mark: str) -> Bundle:
+    """Change the template of the bundle in this folder: every prompt ends with the mark."""
     template = folder / "chat_template.jinja"
-    template.write_text(template.read_text() + f"{{% if add_generation_prompt %}}{MARK}{{% endif %}}")
+    template.write_text(template.read_text() + f"{{% if add_generation_prompt %}}{mark}{{% endif %}}")
     changed = seal(folder)
-    recorded(changed, base_of(bundle, base)).write(folder)
+    recorded(changed, base_of(changed, base)).write(folder)
     return seal(folder)
 
 

@@ -30,6 +30,7 @@ from other_versions import (
     seal,
     with_a_zeroed_adapter,
     with_swapped_experts,
+    with_template_mark,
 )
 from test_http_contract import check_error, samples
 from transformers import AutoTokenizer
@@ -225,7 +226,17 @@ def test_the_first_bundle_is_back_as_it_was(
     assert said() == before
 
 
-Damage = Callable[[Bundle, Path, Path], Bundle]
+def test_a_bundle_that_was_replaced_where_it_lies(
+    http: httpx.Client, following: Bundle, base: Path, current: Path, tmp_path: Path
+) -> None:
+    """Training does so: the same path, another bundle."""
+    folder = copy_of(following, tmp_path / "bundle")
+    make_current(current, folder)
+    assert reload(http).json()["bundle"] == following.digest
+    replaced = with_template_mark(folder, base, " Be brief.")
+    assert reload(http).json()["bundle"] == replaced.digest
+    rendered = http.post("/tokenize", json={"messages": [{"role": "user", "content": "Hi"}]}).json()["tokens"]
+    assert AutoTokenizer.from_pretrained(base).decode(rendered).endswith("Be kind. Be brief.")
 
 
 def flipped(bundle: Bundle, base: Path, folder: Path) -> None:

@@ -75,7 +75,7 @@ async def test_a_request_that_fails_is_over_too() -> None:
 def test_a_bundle_that_does_not_fit_the_running_engine(bundle: Bundle) -> None:
     adapters = len(bundle.manifest.adapters)
     fitting = Namespace(max_loras=adapters, max_lora_rank=64)
-    assert args_for(bundle, fitting).chat_template == str(bundle.chat_template)
+    assert args_for(bundle, fitting).chat_template == bundle.chat_template.read_text()
     with pytest.raises(UsageError, match=f"{adapters} adapters .* started for {adapters - 1}"):
         args_for(bundle, Namespace(max_loras=adapters - 1, max_lora_rank=64))
     with pytest.raises(UsageError, match=f"rank {bundle.manifest.lora.rank} is above 1,"):
