@@ -23,9 +23,7 @@ def check_base(bundle: Bundle, base_folder: Path) -> None:
         BundleError: an adapter's shape does not fit, or the weights are not those of training.
 
     """
-    weights = _shapes_of_base(base_folder)
-    for adapter in bundle.manifest.adapters:
-        _check_adapter_shapes(bundle.folder, f"{adapter.folder}/{ADAPTER_WEIGHTS}", weights, base_folder)
+    check_shapes(bundle, base_folder)
     found, expected = weights_sha256(base_folder), bundle.manifest.base.weights_sha256
     if found != expected:
         raise BundleError(
@@ -35,6 +33,18 @@ def check_base(bundle: Bundle, base_folder: Path) -> None:
             f"({found[:12]} here, {expected[:12]} in the manifest)",
             f"Give the base model {bundle.manifest.base.id!r} that the bundle was trained on",
         )
+
+
+def check_shapes(bundle: Bundle, base_folder: Path) -> None:
+    """Check that every adapter has the shapes of the base's layers.
+
+    Raises:
+        BundleError: names the first tensor that has not.
+
+    """
+    weights = _shapes_of_base(base_folder)
+    for adapter in bundle.manifest.adapters:
+        _check_adapter_shapes(bundle.folder, f"{adapter.folder}/{ADAPTER_WEIGHTS}", weights, base_folder)
 
 
 def _shapes_of_base(base_folder: Path) -> dict[str, list[int]]:

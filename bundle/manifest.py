@@ -13,6 +13,7 @@ MANIFEST_FILE = "bundle.json"
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 ROUTER_FOLDER = "router"
 FALLBACK_FOLDER = "fallback"
+FALLBACK_NAME = "fallback"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 RoutedTextRule = Literal["last_user"]
@@ -65,9 +66,14 @@ class FallbackRecord(_Record):
     digest: str
 
     @property
+    def name(self) -> str:
+        """What it is called beside the experts' names."""
+        return FALLBACK_NAME
+
+    @property
     def engine_name(self) -> str:
         """As `ExpertRecord.engine_name`."""
-        return f"fallback@{self.digest[:12]}"
+        return f"{self.name}@{self.digest[:12]}"
 
 
 class RouterRecord(_Record):

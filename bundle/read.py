@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from bundle.digests import ADAPTER_WEIGHTS, adapter_digest, file_sha256
 from bundle.errors import BundleError
+from bundle.fingerprints import FINGERPRINTS_FILE, Fingerprints
 from bundle.manifest import (
     ADAPTER_FILES,
     CHAT_TEMPLATE_FILE,
@@ -26,10 +27,11 @@ _TRAIN_AGAIN = "Copy the bundle again from where it was made, or train it again"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle: its folder and its manifest."""
+    """A verified bundle: its folder, its manifest, its fingerprints."""
 
     folder: Path
     manifest: Manifest
+    fingerprints: Fingerprints
 
     @property
     def digest(self) -> str:
@@ -70,7 +72,7 @@ def read_bundle(path: Path | str) -> Bundle:
     _verify_files(folder, manifest)
     _verify_adapters(folder, manifest)
     _verify_router_labels(folder, manifest)
-    return Bundle(folder, manifest)
+    return Bundle(folder, manifest, _read_fingerprints(folder, manifest))
 
 
 def _bundle_folder(path: Path) -> Path:
@@ -154,7 +156,7 @@ def _verify_files(folder: Path, manifest: Manifest) -> None:
 
 def _needed(manifest: Manifest) -> list[str]:
     adapters = [f"{record.folder}/{name}" for record in manifest.adapters for name in ADAPTER_FILES]
-    return [CHAT_TEMPLATE_FILE, ROUTER_HEAD, *adapters]
+    return [CHAT_TEMPLATE_FILE, FINGERPRINTS_FILE, ROUTER_HEAD, *adapters]
 
 
 def _verify_adapters(folder: Path, manifest: Manifest) -> None:
@@ -205,3 +207,25 @@ def _verify_router_labels(folder: Path, manifest: Manifest) -> None:
             f"{list(manifest.label_order)}",
             _TRAIN_AGAIN,
         )
+
+
+def _read_fingerprints(folder: Path, manifest: Manifest) -> Fingerprints:
+    try:
+        fingerprints = Fingerprints.model_validate_json((folder / FINGERPRINTS_FILE).read_bytes())
+    except OSError as error:
+        raise BundleError(
+            FINGERPRINTS_FILE, "", f"it can't be read ({error.strerror})", "Let this user read it"
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise BundleError(FINGERPRINTS_FILE, field, str(first["msg"]), _TRAIN_AGAIN) from error
+    names = {adapter.name for adapter in manifest.adapters}
+    if set(fingerprints.adapters) != names:
+        raise BundleError(
+            FINGERPRINTS_FILE,
+            "adapters",
+            f"it has fingerprints of {sorted(fingerprints.adapters)}, the bundle's adapters are {sorted(names)}",
+            _TRAIN_AGAIN,
+        )
+    return fingerprints

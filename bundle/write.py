@@ -57,7 +57,7 @@ class BundleWriter:
         }
         manifest = manifest_of(files).sealed()
         (self.folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        read_bundle(self.folder)
+        fingerprints = read_bundle(self.folder).fingerprints
         if self.final.exists():
             old = self.final.with_name(f".{self.final.name}.partial-old-{os.getpid()}")
             self.final.rename(old)
@@ -65,4 +65,4 @@ class BundleWriter:
             shutil.rmtree(old)
         else:
             self.folder.rename(self.final)
-        return Bundle(self.final, manifest)
+        return Bundle(self.final, manifest, fingerprints)

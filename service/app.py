@@ -20,11 +20,12 @@ from service.identity import Identity
 from service.in_flight import InFlight
 from service.lifecycle import Lifecycle
 from service.request_text import RequestTexts
-from service.routes import catalog, health, route
+from service.routes import admin, catalog, health, route
 from service.settings import Settings
 
 if TYPE_CHECKING:
     from bundle.read import Bundle
+    from service.reload import Reloader
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Service:
     in_flight: InFlight
     admission: Admission
     max_model_len: int
+    reloader: Reloader
 
 
 def build_app(
@@ -46,7 +48,7 @@ def build_app(
     """Return the app; a path that none of our routes has goes to `dispatch`."""
     app = _bare_app()
     app.state.service = service
-    for room in (catalog, route, health):
+    for room in (catalog, route, health, admin):
         app.include_router(room.router)
     if settings.metrics_port is None:
         app.include_router(health.metrics_router)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from argparse import Namespace
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from starlette.datastructures import State
 from starlette.types import ASGIApp
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
     from vllm.engine.protocol import EngineClient
+    from vllm.lora.request import LoRARequest
+
+
+class AdapterLoadError(RuntimeError):
+    """The engine does not take an adapter; the message is vLLM's."""
 
 
 class EngineDeathBell:
@@ -33,13 +41,24 @@ class EngineDeathBell:
 
 
 @dataclass(frozen=True)
-class RunningEngine:
-    """The engine and vLLM's app in front of it."""
+class LoadedBundle:
+    """One bundle inside the engine: vLLM's app with its chat template, and its adapters."""
 
-    client: EngineClient
     app: ASGIApp
-    routes: tuple[Any, ...]
-    """Every route of vLLM's app."""
+    adapters: Mapping[str, LoRARequest]
+    """By engine name."""
+
+
+@dataclass(frozen=True)
+class RunningEngine:
+    """The engine, with the bundle that it was started with."""
+
+    client: Any
+    """vLLM's AsyncLLM: an EngineClient that can also remove adapters."""
+    args: Namespace
+    first: LoadedBundle
+    inner: FastAPI
+    """vLLM's app as it was built, with every route of it."""
 
     @property
     def dead(self) -> bool:
@@ -56,6 +75,52 @@ class RunningEngine:
         """The base model's tokenizer."""
         return self.client.renderer.get_tokenizer()
 
+    async def load(self, args: Namespace, beside: LoadedBundle) -> LoadedBundle:
+        """Load another bundle: vLLM's app once more, with the same routes and a state of its own.
+
+        `args` are the engine's with the other bundle's template and adapters. An adapter that `beside` has
+        under the same engine name has the same weights, and is shared. Answers under way notice nothing.
+
+        Raises:
+            AdapterLoadError: the engine does not take an adapter; none of the new ones stays in it.
+
+        """
+        from vllm.entrypoints.openai.engine.protocol import ErrorResponse
+        from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
+        from vllm.lora.request import LoRARequest
+
+        state = State()
+        await _init_state(self.client, state, args, lora_modules=None)
+        state.server = self.inner.state.server
+        models = state.openai_serving_models
+        # The engine knows adapters by number: two bundles must never give one number to two of them.
+        models.lora_id_counter = self.inner.state.openai_serving_models.lora_id_counter
+        for module in args.lora_modules:
+            shared = beside.adapters.get(module.name)
+            if shared is not None:
+                models.lora_requests[module.name] = LoRARequest(
+                    module.name, shared.lora_int_id, module.path, base_model_name=module.base_model_name
+                )
+                continue
+            asked = LoadLoRAAdapterRequest(lora_name=module.name, lora_path=module.path)
+            answer = await models.load_lora_adapter(asked, module.base_model_name)
+            if isinstance(answer, ErrorResponse):
+                await self._remove(models.lora_requests, keep=beside.adapters)
+                raise AdapterLoadError(f"{module.name}: {answer.error.message}")
+        return LoadedBundle(_with_state(self.inner, state), models.lora_requests)
+
+    async def unload(self, loaded: LoadedBundle, keep: LoadedBundle) -> None:
+        """Take a bundle's adapters out of the engine, but for those that `keep` has too.
+
+        No answer may be under way with them: the engine would look for their files again.
+        """
+        await self._remove(loaded.adapters, keep=keep.adapters)
+
+    async def _remove(self, adapters: Mapping[str, LoRARequest], keep: Collection[str]) -> None:
+        for name, request in adapters.items():
+            if name not in keep:
+                await self.client.remove_lora(request.lora_int_id)
+
 
 @asynccontextmanager
 async def running_engine(args: Namespace, on_death: Callable[[], None]) -> AsyncIterator[RunningEngine]:
@@ -68,14 +133,29 @@ async def running_engine(args: Namespace, on_death: Callable[[], None]) -> Async
         Exception: whatever vLLM raises if it can't start.
 
     """
-    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
     from vllm.entrypoints.launchers.app import build_app
 
     async with build_async_engine_client(args) as client:
         tasks = await client.get_supported_tasks()
         inner = build_app(args, tasks, client.model_config)
-        await init_app_state(client, inner.state, args, tasks)
+        await _init_state(client, inner.state, args, args.lora_modules)
         inner.state.server = EngineDeathBell(on_death)
+        inner.middleware_stack = inner.build_middleware_stack()  # once: its metrics can't be registered twice
         async with inner.router.lifespan_context(inner):
-            yield RunningEngine(client, inner, tuple(inner.routes))
+            first = LoadedBundle(inner, inner.state.openai_serving_models.lora_requests)
+            yield RunningEngine(client, args, first, inner)
+
+
+async def _init_state(client: EngineClient, state: State, args: Namespace, lora_modules: Any) -> None:
+    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+
+    args = Namespace(**vars(args) | {"lora_modules": lora_modules})
+    await init_app_state(client, state, args, await client.get_supported_tasks())
+
+
+def _with_state(app: FastAPI, state: State) -> FastAPI:
+    """Return the same app over another state: vLLM's routes find everything through `request.app.state`."""
+    other = copy.copy(app)
+    other.state = state
+    return other

@@ -9,6 +9,7 @@ from typing import Any, NoReturn, get_args
 
 import psutil
 
+from bundle.fingerprints import TOP_TOKENS
 from bundle.manifest import Manifest
 from bundle.read import Bundle
 from service.errors import UsageError
@@ -67,6 +68,7 @@ def engine_args(
     reserved = (*_FIXED_BY_MANIFEST, *_OF_VLLMS_OWN_SERVER)
     args = parser.parse_args(list(flags), Namespace(**dict.fromkeys(reserved, _NOT_GIVEN)))
     _refuse_reserved(args)
+    _refuse_blind(args)
     for name in reserved:
         setattr(args, name, parser.get_default(name))
     vars(args).update(_from_manifest(bundle, base))
@@ -103,21 +105,65 @@ def _refuse_reserved(args: Namespace) -> None:
             )
 
 
-def _from_manifest(bundle: Bundle, base: Path) -> dict[str, Any]:
-    from vllm.entrypoints.openai.models.protocol import LoRAModulePath
+def _refuse_blind(args: Namespace) -> None:
+    """Refuse what would keep the service from comparing the engine with the bundle's fingerprints."""
+    if 0 <= args.max_logprobs < TOP_TOKENS:
+        raise UsageError(
+            f"Engine flag --max-logprobs {args.max_logprobs} is too small: the bundle's fingerprints are "
+            f"checked with {TOP_TOKENS}. Give at least that, or leave it out"
+        )
+    if args.logprobs_mode.endswith("logits"):
+        raise UsageError(
+            f"Engine flag --logprobs-mode {args.logprobs_mode} gives no log-probabilities, with which the "
+            "bundle's fingerprints are checked. Leave it out"
+        )
 
+
+def args_for(bundle: Bundle, running: Namespace) -> Namespace:
+    """Return the arguments of a running engine for another bundle on the same base.
+
+    Raises:
+        UsageError: the bundle does not fit into that engine.
+
+    """
+    adapters, rank = len(bundle.manifest.adapters), engine_rank(bundle.manifest)
+    if adapters > running.max_loras:
+        raise UsageError(
+            f"The new bundle has {adapters} adapters (experts and fallback), the engine was started for "
+            f"{running.max_loras}. Restart the service to serve it"
+        )
+    if rank > running.max_lora_rank:
+        raise UsageError(
+            f"The new bundle's LoRA rank {bundle.manifest.lora.rank} is above {running.max_lora_rank}, which the "
+            "engine was started for. Restart the service to serve it"
+        )
+    return Namespace(**vars(running) | _of_bundle(bundle))
+
+
+def _from_manifest(bundle: Bundle, base: Path) -> dict[str, Any]:
     manifest = bundle.manifest
     adapters = len(manifest.adapters)  # K experts and the fallback
     return {
         "model": str(base),
-        "served_model_name": [manifest.base.name],
         "dtype": manifest.base.dtype,
         "generation_config": "vllm",
-        "chat_template": str(bundle.chat_template),
         "enable_lora": True,
         "max_lora_rank": engine_rank(manifest),
         "max_loras": adapters,
         "max_cpu_loras": 2 * adapters,  # room for another version of each, for a reload
+        **_of_bundle(bundle),
+    }
+
+
+def _of_bundle(bundle: Bundle) -> dict[str, Any]:
+    """What differs between two bundles on one base."""
+    from vllm.entrypoints.openai.models.protocol import LoRAModulePath
+
+    manifest = bundle.manifest
+    return {
+        "served_model_name": [manifest.base.name],
+        # Its text: vLLM remembers templates by path, and another bundle may lie there by then.
+        "chat_template": bundle.chat_template.read_text(encoding="utf-8"),
         "lora_modules": [
             LoRAModulePath(
                 record.engine_name, str(bundle.folder.resolve() / record.folder), manifest.base.name

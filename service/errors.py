@@ -54,6 +54,10 @@ class TooManyRequestsError(ServiceError):
     headers: Mapping[str, str] = {"retry-after": str(RETRY_AFTER_SECONDS)}
 
 
+class ConflictError(ServiceError):
+    """What was asked for can't be done as things stand; what is served goes on."""
+
+
 class ServiceUnavailableError(ServiceError):
     """The service can't answer now."""
 
@@ -66,6 +70,7 @@ STATUS_OF: dict[type[Exception], int] = {
     UnauthorizedError: 401,
     NotFoundError: 404,
     MethodNotAllowedError: 405,
+    ConflictError: 409,
     TooManyRequestsError: 429,
     ServiceUnavailableError: 503,
     Exception: 500,
@@ -79,6 +84,7 @@ TYPE_OF: dict[int, str] = {
     401: "AuthenticationError",
     404: "NotFoundError",
     405: "MethodNotAllowedError",
+    409: "ConflictError",
     413: "RequestTooLargeError",
     415: "UnsupportedMediaTypeError",
     422: "UnprocessableEntityError",

@@ -6,43 +6,36 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 import time
 from argparse import Namespace
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 from uvicorn.loops.auto import auto_loop_factory
 
+from bundle.errors import BundleError
+from bundle.fingerprints import tolerance
 from bundle.read import Bundle, read_bundle
 from router.load import load_router
 from router.protocol import Router
-from router.text import PromptReader
-from router.threaded import RouterThread
 from service import console
-from service.admission import Admission, Limits
-from service.app import Service, build_app, build_metrics_app
+from service.app import build_metrics_app
+from service.assembly import Assembly
 from service.auth import Access, read_access
 from service.base_model import checked_base
-from service.decision import Decider
-from service.dispatch import Dispatch
 from service.ending import wait_for_the_end
 from service.engine import RunningEngine, running_engine
 from service.engine_args import engine_args
 from service.environment import available_cores, prepare_environment
 from service.family import descendants, end_leftovers
-from service.in_flight import InFlight
+from service.fingerprints import check_fingerprints
 from service.lifecycle import Lifecycle
 from service.listening import bound_socket, listening
-from service.metrics import Metrics
-from service.names import ModelNames
-from service.request_text import RequestTexts
 from service.settings import Settings
 from service.signals import Signals, StoppedError
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
+from service.versions import Versions
 
 _WATCH_SECONDS = 0.25  # ours: how soon a dead engine is noticed without a request
 _log = logging.getLogger(__name__)
@@ -70,7 +63,7 @@ def run(settings: Settings) -> int:
 def _run(settings: Settings, signals: Signals) -> int:
     start = time.monotonic()
     logging.basicConfig(level=logging.INFO if settings.verbose else logging.WARNING)
-    bundle = read_bundle(settings.bundle)
+    bundle = read_bundle(settings.bundle.resolve())  # a link may name another bundle a moment later
     console.say(console.describe(bundle))
     base = checked_base(bundle, settings.base_model)
     console.say(f"base model checked: {base}")
@@ -127,21 +120,24 @@ async def _serve(
 
     async with contextlib.AsyncExitStack() as stack:
         leftovers = stack.enter_context(contextlib.ExitStack())
-        engine = await stack.enter_async_context(_started(args, lifecycle))
+        engine = await stack.enter_async_context(_started(args, bundle, lifecycle))
         leftovers.callback(end_leftovers, descendants())
-        with contextlib.closing(RouterThread(router, settings.router_seconds)) as classifier:
-            app, in_flight = _wired(settings, access, bundle, engine, classifier, lifecycle)
+        assembly = Assembly(settings, access, engine, lifecycle)
+        async with contextlib.aclosing(assembly.reloader) as reloader:
+            versions = Versions(assembly.version(bundle, engine.first, assembly.classifier(router)))
+            reloader.serving(versions)
             async with contextlib.AsyncExitStack() as ports:
-                await ports.enter_async_context(listening(app, sock, settings.verbose))
+                await ports.enter_async_context(listening(versions, sock, settings.verbose))
                 if metrics_sock is not None:
                     page = listening(build_metrics_app(), metrics_sock, settings.verbose)
                     await ports.enter_async_context(page)
                 lifecycle.serving()
                 signals.serving(on_stop)
+                loop.add_signal_handler(signal.SIGHUP, reloader.reload_on_signal)
                 watch = asyncio.create_task(_watch(engine, lifecycle))
                 on_ready(sock.getsockname()[1])
                 await wait_for_the_end(
-                    lifecycle, in_flight, settings.shutdown_seconds, settings.engine_death_seconds
+                    lifecycle, assembly.in_flight, settings.shutdown_seconds, settings.engine_death_seconds
                 )
                 watch.cancel()
             console.say(f"{lifecycle.not_ready_because}: ending the engine")
@@ -149,44 +145,34 @@ async def _serve(
 
 
 @asynccontextmanager
-async def _started(args: Namespace, lifecycle: Lifecycle) -> AsyncIterator[RunningEngine]:
-    """Start the engine; what vLLM raises while starting becomes one sentence, with its trace if asked for."""
+async def _started(args: Namespace, bundle: Bundle, lifecycle: Lifecycle) -> AsyncIterator[RunningEngine]:
+    """Start the engine and see that it computes what training did.
+
+    What vLLM raises while starting becomes one sentence, with its trace if asked for.
+    """
     async with contextlib.AsyncExitStack() as stack:
         try:
             with console.ticking("engine starting, usually 10-60 s"):
                 engine = await stack.enter_async_context(running_engine(args, lifecycle.engine_died))
+            await _check_fingerprints(engine, bundle)
+        except BundleError:
+            raise
         except Exception as error:
             _log.info("The engine's failure", exc_info=True)
             raise EngineStartError(f"The engine did not start: {error}") from error
         yield engine
 
 
-def _wired(
-    settings: Settings,
-    access: Access,
-    bundle: Bundle,
-    engine: RunningEngine,
-    classifier: RouterThread,
-    lifecycle: Lifecycle,
-) -> tuple[FastAPI, InFlight]:
-    """Put the parts together: the app, and the requests in it."""
-    manifest = bundle.manifest
-    metrics = Metrics()
-    tokenizer = engine.tokenizer
-    template = bundle.chat_template.read_text(encoding="utf-8")
-    prompts = PromptReader(template, tokenizer.bos_token, tokenizer.eos_token)
-    texts = RequestTexts(manifest.routed_text.rule, prompts, tokenizer)
-    decider = Decider(ModelNames(manifest), classifier, manifest.calibration.threshold)
-    limits = Limits(
-        settings.max_prompt_tokens or engine.max_model_len,
-        settings.max_answer_tokens or engine.max_model_len,
-        settings.max_choices,
+async def _check_fingerprints(engine: RunningEngine, bundle: Bundle) -> None:
+    dtype = bundle.manifest.base.dtype
+    for warning in bundle.fingerprints.warnings(dtype):
+        console.say(f"warning: {warning}")
+    began = time.monotonic()
+    farthest = await check_fingerprints(engine, engine.first, bundle)
+    console.say(
+        f"fingerprints checked in {time.monotonic() - began:.1f} s: the engine is within {farthest:.2g} nats of "
+        f"training ({tolerance(dtype):g} allowed)"
     )
-    admission = Admission(limits, tokenizer, metrics.rejected)
-    in_flight = InFlight(settings.max_in_flight, lifecycle, metrics)
-    service = Service(bundle, decider, texts, lifecycle, in_flight, admission, engine.max_model_len)
-    dispatch = Dispatch(engine.app, decider, texts, metrics, in_flight, admission)
-    return build_app(service, dispatch, access, metrics.rejected, settings), in_flight
 
 
 async def _watch(engine: RunningEngine, lifecycle: Lifecycle) -> None:

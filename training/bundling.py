@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bundle.digests import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_digest
+from bundle.fingerprints import Fingerprints
 from bundle.manifest import (
     CHAT_TEMPLATE_FILE,
     FALLBACK_FOLDER,
@@ -49,6 +50,7 @@ class Parts:
     cluster_rows: Sequence[int]
     cluster_shares: Sequence[float]
     terms: Sequence[Sequence[str]]
+    fingerprints: Fingerprints
 
 
 def write_bundle(final: Path, parts: Parts, recipe: Recipe, report: dict[str, Any]) -> Bundle:
@@ -61,6 +63,7 @@ def write_bundle(final: Path, parts: Parts, recipe: Recipe, report: dict[str, An
         _copy_adapter(parts.warmup, folder / FALLBACK_FOLDER)
         shutil.copytree(parts.router_folder, folder / ROUTER_FOLDER)
         (folder / CHAT_TEMPLATE_FILE).write_text(parts.chat_template, encoding="utf-8")
+        parts.fingerprints.write(folder)
         write_report(folder / "report", report)
         shutil.copy(parts.assignments, folder / "report" / "assignments.parquet")
         experts = tuple(

@@ -13,13 +13,14 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from bundle.errors import BundleError
-from bundle.manifest import Calibration, RouterRecord
+from bundle.manifest import FALLBACK_NAME, Calibration, RouterRecord
 from bundle.read import Bundle, read_bundle
 from training.assignment import Assignment
 from training.bundling import Parts, git_commit, package_versions, write_bundle
 from training.cluster_examples import cluster_examples
 from training.cluster_quality import cluster_quality
 from training.errors import TrainingError
+from training.fingerprints import make_fingerprints
 from training.gradient_supply import GradientSupply
 from training.inputs import Inputs, read_inputs
 from training.norm_shares import norm_shares
@@ -155,6 +156,13 @@ def _finish(
             for name, result in store.results.items()
         },
     }
+    store.narrator.title("Bundle: fingerprints of the base and every adapter")
+    named = {f"expert-{label}": expert.folder for label, expert in enumerate(experts)}
+    fingerprints = make_fingerprints(
+        inputs.base, inputs.chat_template, {**named, FALLBACK_NAME: warmup.folder}
+    )
+    for warning in fingerprints.warnings(inputs.base.record.dtype):
+        store.narrator.warn(warning)
     parts = Parts(
         base=inputs.base.record,
         chat_template=inputs.chat_template,
@@ -173,6 +181,7 @@ def _finish(
         cluster_rows=assigned.facts["rows"],
         cluster_shares=assigned.facts["share"],
         terms=terms,
+        fingerprints=fingerprints,
     )
     write_bundle(final, parts, inputs.recipe, report)
 

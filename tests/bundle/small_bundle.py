@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bundle.digests import adapter_digest, file_sha256, weights_sha256
+from bundle.fingerprints import Fingerprints, FixedPrompt, TopTokens
 from bundle.manifest import (
     MANIFEST_FILE,
     BaseRecord,
@@ -79,6 +80,17 @@ def _write_adapters(base: Path, folder: Path) -> None:
         model.save_pretrained(folder / place)
 
 
+def made_up_fingerprints() -> Fingerprints:
+    """Well formed and far apart; that they are those of the adapters is for other tests."""
+    prompts = (FixedPrompt(text="tell me a story", token_ids=(3, 1, 4)),)
+    names = ("base", *LABELS, "fallback")
+    of = {
+        name: (TopTokens(token_ids=(place, place + 1), logprobs=(-0.5, -1.5)),)
+        for place, name in enumerate(names)
+    }
+    return Fingerprints(prompts=prompts, base=of.pop("base"), adapters=of)
+
+
 def make_bundle(base: Path, root: Path) -> Path:
     """Write `root/bundle` and return its folder."""
     encoder = load_encoder(str(make_encoder(root / "encoder")))
@@ -87,6 +99,7 @@ def make_bundle(base: Path, root: Path) -> Path:
     with BundleWriter(root / "bundle") as writer:
         _write_adapters(base, writer.folder)
         (writer.folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+        made_up_fingerprints().write(writer.folder)
         (writer.folder / "report").mkdir()
         (writer.folder / "report" / "report.json").write_text("{}")
         write_router(writer.folder / "router", encoder, head, LABELS, ["tell me a story"], max_tokens=32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,46 @@ def test_a_head_for_another_encoder(bundle_folder: Path) -> None:
 def test_a_threshold_that_is_no_probability(bundle_folder: Path) -> None:
     edit_manifest(bundle_folder, lambda content: content["calibration"].update(threshold=7.0))
     assert refusal(bundle_folder).startswith("bundle.json, field 'calibration.threshold'")
+
+
+def edit_fingerprints(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = folder / "fingerprints.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    reseal(folder)
+
+
+def test_fingerprints_are_required(bundle_folder: Path) -> None:
+    (bundle_folder / "fingerprints.json").unlink()
+    edit_manifest(bundle_folder, lambda content: content["files"].pop("fingerprints.json"))
+    reseal(bundle_folder)
+    assert "files.fingerprints.json" in refusal(bundle_folder)
+
+
+def test_a_changed_fingerprint(bundle_folder: Path) -> None:
+    path = bundle_folder / "fingerprints.json"
+    path.write_text(path.read_text().replace("-1.5", "-1.6"))
+    assert refusal(bundle_folder).startswith("fingerprints.json, field 'files.fingerprints.json'")
+
+
+def test_fingerprints_of_other_adapters(bundle_folder: Path) -> None:
+    edit_fingerprints(bundle_folder, lambda content: content["adapters"].pop("expert-1"))
+    message = refusal(bundle_folder)
+    assert message.startswith("fingerprints.json, field 'adapters'")
+    assert "expert-1" in message
+
+
+def test_a_fingerprint_that_lacks_a_prompt(bundle_folder: Path) -> None:
+    edit_fingerprints(bundle_folder, lambda content: content["adapters"]["expert-1"].clear())
+    message = refusal(bundle_folder)
+    assert message.startswith("fingerprints.json")
+    assert "expert-1 has 0 entries for 1 prompts" in message
+
+
+def test_a_token_without_its_logprob(bundle_folder: Path) -> None:
+    edit_fingerprints(bundle_folder, lambda content: content["base"][0]["logprobs"].pop())
+    assert refusal(bundle_folder).startswith("fingerprints.json, field 'base.0'")
 
 
 def test_other_users_can_read_what_was_written(bundle_folder: Path) -> None:

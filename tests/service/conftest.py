@@ -50,8 +50,16 @@ def base(bundle: Bundle) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    with started(demo_bundle, tmp_path_factory.mktemp("server")) as live:
+def served_link(demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the server is started with: a link, so that a test can put another bundle there."""
+    link = tmp_path_factory.mktemp("served") / "current"
+    link.symlink_to(demo_bundle.resolve())
+    return link
+
+
+@pytest.fixture(scope="session")
+def server(served_link: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    with started(served_link, tmp_path_factory.mktemp("server")) as live:
         live.wait_until_ready()
         yield live
         family = live.family()

@@ -19,6 +19,7 @@ COMMAND = [sys.executable, "-m", "cli.main", "serve"]
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 240
 STOP_SECONDS = 60
+ADMIN_KEY = "the-admins-own"
 
 
 def environment() -> dict[str, str]:
@@ -27,6 +28,7 @@ def environment() -> dict[str, str]:
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",  # the demo's base ends at 512 tokens, too soon to be cut off
         "PYTHONUNBUFFERED": "1",
+        "GRADIENTSPACE_ADMIN_KEY": ADMIN_KEY,
     }
 
 

@@ -149,7 +149,7 @@ def test_what_the_engine_is_told(bundle: Bundle, base: Path) -> None:
     assert args.served_model_name == [manifest.base.name]
     assert (args.model, args.dtype) == (str(base), manifest.base.dtype)
     assert args.generation_config == "vllm"
-    assert args.chat_template == str(bundle.chat_template)
+    assert args.chat_template == bundle.chat_template.read_text()
     assert args.enable_lora is True
     assert args.max_lora_rank >= manifest.lora.rank
     assert args.max_loras == adapters

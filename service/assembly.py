@@ -1,0 +1,76 @@
+"""The service put together: what all versions of a bundle share, made once, and each version's own parts."""
+
+from __future__ import annotations
+
+from bundle.read import Bundle
+from router.load import load_router
+from router.protocol import Router
+from router.text import PromptReader
+from router.threaded import RouterThread
+from service.admission import Admission, Limits
+from service.app import Service, build_app
+from service.auth import Access
+from service.decision import Decider
+from service.dispatch import Dispatch
+from service.engine import LoadedBundle, RunningEngine
+from service.in_flight import InFlight
+from service.lifecycle import Lifecycle
+from service.metrics import Metrics
+from service.names import ModelNames
+from service.reload import Reloader, ReloadMetrics
+from service.request_text import RequestTexts
+from service.settings import Settings
+from service.versions import Version
+
+
+class Assembly:
+    """Makes versions, the first one and those of reloads, around one engine."""
+
+    def __init__(
+        self, settings: Settings, access: Access, engine: RunningEngine, lifecycle: Lifecycle
+    ) -> None:
+        """Make what is not of one bundle."""
+        self._settings = settings
+        self._access = access
+        self._engine = engine
+        self._lifecycle = lifecycle
+        self._metrics = Metrics()
+        limits = Limits(
+            settings.max_prompt_tokens or engine.max_model_len,
+            settings.max_answer_tokens or engine.max_model_len,
+            settings.max_choices,
+        )
+        self._admission = Admission(limits, engine.tokenizer, self._metrics.rejected)
+        self.in_flight = InFlight(settings.max_in_flight, lifecycle, self._metrics)
+        self.reloader = Reloader(
+            settings.bundle, engine, self._load_classifier, self.version, ReloadMetrics()
+        )
+
+    def classifier(self, router: Router) -> RouterThread:
+        """Return a loaded router on a thread of its own, with the settings' bound on its time."""
+        return RouterThread(router, self._settings.router_seconds)
+
+    def version(self, bundle: Bundle, loaded: LoadedBundle, classifier: RouterThread) -> Version:
+        """Return a bundle that is in the engine, with everything that answers for it."""
+        manifest, engine = bundle.manifest, self._engine
+        tokenizer = engine.tokenizer
+        template = bundle.chat_template.read_text(encoding="utf-8")
+        prompts = PromptReader(template, tokenizer.bos_token, tokenizer.eos_token)
+        texts = RequestTexts(manifest.routed_text.rule, prompts, tokenizer)
+        decider = Decider(ModelNames(manifest), classifier, manifest.calibration.threshold)
+        service = Service(
+            bundle,
+            decider,
+            texts,
+            self._lifecycle,
+            self.in_flight,
+            self._admission,
+            engine.max_model_len,
+            self.reloader,
+        )
+        dispatch = Dispatch(loaded.app, decider, texts, self._metrics, self.in_flight, self._admission)
+        app = build_app(service, dispatch, self._access, self._metrics.rejected, self._settings)
+        return Version(bundle, loaded, classifier, app)
+
+    def _load_classifier(self, bundle: Bundle) -> RouterThread:
+        return self.classifier(load_router(bundle, self._settings.router_threads))
