@@ -185,7 +185,7 @@ def _wired(
     admission = Admission(limits, tokenizer, metrics.rejected)
     in_flight = InFlight(settings.max_in_flight, lifecycle, metrics)
     service = Service(bundle, decider, texts, lifecycle, in_flight, admission, engine.max_model_len)
-    dispatch = Dispatch(engine.app, decider, texts, metrics, in_flight, admission)
+    dispatch = Dispatch(engine.app, decider, texts, metrics, in_flight, admission, lambda: engine.dead)
     return build_app(service, dispatch, access, metrics.rejected, settings), in_flight
 
 
