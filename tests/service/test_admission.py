@@ -141,7 +141,7 @@ async def test_above_the_bound_a_429_says_when_to_come_again() -> None:
         raise AssertionError("a body was read")
         yield b""
 
-    answer = await setup.post("/v1/completions", None, content=b"{}")
+    answer = await setup.post("/v1/completions", None, content=unread())
     assert answer.status_code == 429
     assert int(answer.headers["retry-after"]) >= 1
     assert answer.json()["error"]["type"] == "RateLimitError"
@@ -193,6 +193,25 @@ async def test_while_the_service_ends_nothing_more_is_taken_and_what_runs_gets_a
         assert "before this answer was complete" in answer.json()["error"]["message"]
     labels = {"expert": "expert-1", "endpoint": "/v1/completions", "reason": "routed"}
     assert setup.count("requests_total", **labels, code="503") == 3
+
+
+async def test_a_request_that_was_ended_is_cancelled_no_longer() -> None:
+    setup = Setup()
+
+    async def ended() -> int:
+        with setup.in_flight.slot() as slot:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                assert slot.absorb_cancellation() is not None
+        task = asyncio.current_task()
+        assert task is not None
+        return task.cancelling()
+
+    task = asyncio.create_task(ended())
+    await asyncio.sleep(0)
+    setup.in_flight.end_all(BadRequestError("over"))
+    assert await task == 0
 
 
 async def test_a_second_signal_ends_what_runs_at_once() -> None:
