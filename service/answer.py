@@ -14,16 +14,12 @@ from service.errors import error_event, error_response, reshaped
 class Answer:
     """A send channel that adds headers, gives errors their shape, and knows what was sent."""
 
-    def __init__(
-        self,
-        send: Send,
-        headers: Sequence[tuple[str, str]] = (),
-        reason: Callable[[], Exception | None] = lambda: None,
-    ) -> None:
-        """`headers` are added to the answer; if `reason` knows why a 5xx is one, that is sent instead."""
+    def __init__(self, send: Send, reason: Callable[[], Exception | None] = lambda: None) -> None:
+        """If `reason` knows why a 5xx is one, that is sent instead."""
         self._send = send
         self._reason = reason
-        self._headers = headers
+        self.headers: Sequence[tuple[str, str]] = ()
+        """What is added to it, once that is known."""
         self._held: Message | None = None  # the start of an error, until its body is complete
         self._error = b""
         self._is_stream = False
@@ -67,7 +63,7 @@ class Answer:
         self.status = message["status"]
         message = {**message, "headers": list(message.get("headers", ()))}
         added = MutableHeaders(scope=message)
-        for name, value in self._headers:
+        for name, value in self.headers:
             added[name] = value
         self._is_stream = added.get("content-type", "").startswith("text/event-stream")
         if self.status >= 400:

@@ -76,7 +76,7 @@ class Dispatch:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1003})
             return
-        answer = Answer(send)
+        answer = Answer(send, self._why_5xx)
         try:
             endpoint = endpoint_of(scope["method"], scope["path"])
         except ServiceError as error:
@@ -118,13 +118,12 @@ class Dispatch:
         else:
             decided = await client.unless_gone(self._decider.routed(self._texts.of(endpoint, body)))
             self._metrics.observe_routing(decided)
+        answer.headers = decided.headers
         incoming = Incoming(endpoint, scope, body, decided, arrived)
         if len(decided.by_target) == 1:
             await self._run(incoming, decided.decisions[0].target, body, client.receive, answer)
         else:
-            await answer_split(
-                incoming, self._run, client.receive, Answer(answer, decided.headers, self._why_5xx)
-            )
+            await answer_split(incoming, self._run, client.receive, answer)
 
     def _count_undecided(self, endpoint: Endpoint, code: str) -> None:
         self._metrics.requests.labels(UNDECIDED, endpoint.path, UNDECIDED, code).inc()
@@ -140,7 +139,7 @@ class Dispatch:
     ) -> None:
         """Have the engine answer `body` with one target, and count it."""
         raw = json.dumps(body | {"model": target.engine_name}).encode()
-        answer = Answer(send, incoming.decided.headers, self._why_5xx)
+        answer = Answer(send, self._why_5xx)
         playback = Playback(raw, receive, answer)
         try:
             await self._inner(with_body(incoming.scope, raw), playback, answer)
