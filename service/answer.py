@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import Message, Receive, Scope, Send
@@ -14,10 +14,12 @@ from service.errors import error_event, error_response, reshaped
 class Answer:
     """A send channel that adds headers, gives errors their shape, and knows what was sent."""
 
-    def __init__(self, send: Send, headers: Sequence[tuple[str, str]] = ()) -> None:
-        """`headers` are added to the answer."""
+    def __init__(self, send: Send, reason: Callable[[], Exception | None] = lambda: None) -> None:
+        """If `reason` knows why a 5xx is one, that is sent instead."""
         self._send = send
-        self._headers = headers
+        self._reason = reason
+        self.headers: Sequence[tuple[str, str]] = ()
+        """What is added to it, once that is known."""
         self._held: Message | None = None  # the start of an error, until its body is complete
         self._error = b""
         self._is_stream = False
@@ -61,7 +63,7 @@ class Answer:
         self.status = message["status"]
         message = {**message, "headers": list(message.get("headers", ()))}
         added = MutableHeaders(scope=message)
-        for name, value in self._headers:
+        for name, value in self.headers:
             added[name] = value
         self._is_stream = added.get("content-type", "").startswith("text/event-stream")
         if self.status >= 400:
@@ -76,8 +78,15 @@ class Answer:
             if more:
                 return
             start, self._held = self._held, None
-            message = {**message, "body": reshaped(start["status"], self._error)}
+            reason = self._reason() if start["status"] >= 500 else None
             changed = MutableHeaders(scope=start)
+            if reason is None:
+                message = {**message, "body": reshaped(start["status"], self._error)}
+            else:
+                known = error_response(reason)
+                self.status = start["status"] = known.status_code
+                message = {**message, "body": bytes(known.body)}
+                changed.update(dict(known.headers))
             changed["content-type"] = "application/json"
             changed["content-length"] = str(len(message["body"]))
             await self._send(start)

@@ -68,7 +68,15 @@ class Assembly:
             engine.max_model_len,
             self.reloader,
         )
-        dispatch = Dispatch(loaded.app, decider, texts, self._metrics, self.in_flight, self._admission)
+        dispatch = Dispatch(
+            loaded.app,
+            decider,
+            texts,
+            self._metrics,
+            self.in_flight,
+            self._admission,
+            lambda: engine.dead,
+        )
         app = build_app(service, dispatch, self._access, self._metrics.rejected, self._settings)
         return Version(bundle, loaded, classifier, app)
 

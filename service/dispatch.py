@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,13 @@ from service.allowlist import Endpoint, endpoint_of
 from service.answer import Answer
 from service.body import Client, ClientGoneError, Playback, parse_object, read_body, with_body
 from service.decision import Decided, Decider
-from service.errors import BadRequestError, ServiceError, error_response
+from service.errors import (
+    ENGINE_DIED,
+    BadRequestError,
+    ServiceError,
+    ServiceUnavailableError,
+    error_response,
+)
 from service.in_flight import InFlight
 from service.metrics import UNDECIDED, Metrics
 from service.names import Target
@@ -53,21 +60,23 @@ class Dispatch:
         metrics: Metrics,
         in_flight: InFlight,
         admission: Admission,
+        engine_is_dead: Callable[[], bool],
     ) -> None:
-        """`inner` is vLLM's app."""
+        """`inner` is vLLM's app, which answers 500 where `engine_is_dead`; here that is a 503."""
         self._inner = inner
         self._decider = decider
         self._texts = texts
         self._metrics = metrics
         self._in_flight = in_flight
         self._admission = admission
+        self._engine_is_dead = engine_is_dead
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request; websockets are closed, nothing here speaks them."""
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1003})
             return
-        answer = Answer(send)
+        answer = Answer(send, self._why_5xx)
         try:
             endpoint = endpoint_of(scope["method"], scope["path"])
         except ServiceError as error:
@@ -109,11 +118,12 @@ class Dispatch:
         else:
             decided = await client.unless_gone(self._decider.routed(self._texts.of(endpoint, body)))
             self._metrics.observe_routing(decided)
+        answer.headers = decided.headers
         incoming = Incoming(endpoint, scope, body, decided, arrived)
         if len(decided.by_target) == 1:
             await self._run(incoming, decided.decisions[0].target, body, client.receive, answer)
         else:
-            await answer_split(incoming, self._run, client.receive, Answer(answer, decided.headers))
+            await answer_split(incoming, self._run, client.receive, answer)
 
     def _count_undecided(self, endpoint: Endpoint, code: str) -> None:
         self._metrics.requests.labels(UNDECIDED, endpoint.path, UNDECIDED, code).inc()
@@ -129,7 +139,7 @@ class Dispatch:
     ) -> None:
         """Have the engine answer `body` with one target, and count it."""
         raw = json.dumps(body | {"model": target.engine_name}).encode()
-        answer = Answer(send, incoming.decided.headers)
+        answer = Answer(send, self._why_5xx)
         playback = Playback(raw, receive, answer)
         try:
             await self._inner(with_body(incoming.scope, raw), playback, answer)
@@ -138,6 +148,9 @@ class Dispatch:
             await answer.fail(error, incoming.scope, receive)
         finally:
             self._count(incoming, target, answer, playback.client_left)
+
+    def _why_5xx(self) -> ServiceError | None:
+        return ServiceUnavailableError(ENGINE_DIED) if self._engine_is_dead() else None
 
     def _count(self, incoming: Incoming, target: Target, answer: Answer, client_left: bool) -> None:
         path = incoming.endpoint.path

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from service.errors import ServiceUnavailableError
+from service.errors import ENGINE_DIED, ServiceUnavailableError
 from service.in_flight import InFlight
 from service.lifecycle import Lifecycle
 
@@ -26,7 +26,7 @@ async def wait_for_the_end(
         await _first(shutdown_seconds, in_flight.wait_until_none(), lifecycle.in_a_hurry.wait())
         in_flight.end_all(ServiceUnavailableError("The service stopped before this answer was complete"))
     else:
-        in_flight.end_all(ServiceUnavailableError("The engine died before this answer was complete"))
+        in_flight.end_all(ServiceUnavailableError(ENGINE_DIED))
         await _first(engine_death_seconds, lifecycle.in_a_hurry.wait())
     await _first(_ERROR_SECONDS, in_flight.wait_until_none())
 

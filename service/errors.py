@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+ENGINE_DIED = "The engine died before this answer was complete"
 RETRY_AFTER_SECONDS = 1  # ours: answers take seconds, and clients add a pause of their own
 
 

@@ -34,7 +34,7 @@ class Heard:
 
 
 def open_client(url: str) -> httpx.AsyncClient:
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)  # who leaves takes nobody along
     return httpx.AsyncClient(base_url=url, timeout=300, limits=limits)
 
 

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from starlette.types import Message, Receive, Scope, Send
 from test_dispatch import LIMITS, Letters, Setup
 
+from service import headers
 from service.admission import Admission, Limits
 from service.allowlist import ENDPOINTS
 from service.body_limit import BodyLimit
@@ -141,7 +142,7 @@ async def test_above_the_bound_a_429_says_when_to_come_again() -> None:
         raise AssertionError("a body was read")
         yield b""
 
-    answer = await setup.post("/v1/completions", None, content=b"{}")
+    answer = await setup.post("/v1/completions", None, content=unread())
     assert answer.status_code == 429
     assert int(answer.headers["retry-after"]) >= 1
     assert answer.json()["error"]["type"] == "RateLimitError"
@@ -191,8 +192,28 @@ async def test_while_the_service_ends_nothing_more_is_taken_and_what_runs_gets_a
     for answer in await asyncio.gather(*tasks):
         assert answer.status_code == 503
         assert "before this answer was complete" in answer.json()["error"]["message"]
+        assert answer.headers[headers.EXPERT] == "expert-1"
     labels = {"expert": "expert-1", "endpoint": "/v1/completions", "reason": "routed"}
     assert setup.count("requests_total", **labels, code="503") == 3
+
+
+async def test_a_request_that_was_ended_is_cancelled_no_longer() -> None:
+    setup = Setup()
+
+    async def ended() -> int:
+        with setup.in_flight.slot() as slot:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                assert slot.absorb_cancellation() is not None
+        task = asyncio.current_task()
+        assert task is not None
+        return task.cancelling()
+
+    task = asyncio.create_task(ended())
+    await asyncio.sleep(0)
+    setup.in_flight.end_all(BadRequestError("over"))
+    assert await task == 0
 
 
 async def test_a_second_signal_ends_what_runs_at_once() -> None:
@@ -220,8 +241,8 @@ async def test_a_stream_that_is_ended_says_so_in_an_event(path: str, prompt: Any
 
     async def endless(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
-        headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        sent = [(b"content-type", b"text/event-stream; charset=utf-8")]
+        await send({"type": "http.response.start", "status": 200, "headers": sent})
         await send({"type": "http.response.body", "body": b'data: {"choices": []}\n\n', "more_body": True})
         setup.inner.bodies.append({})
         assert (await receive())["type"] == "http.disconnect"
@@ -283,8 +304,8 @@ async def test_a_large_body_is_refused_while_it_is_read(announced: bool) -> None
     async def send(message: Message) -> None:
         sent.append(message)
 
-    headers = [(b"content-length", b"12000000")] if announced else []
-    await app({"type": "http", "method": "POST", "path": "/", "headers": headers}, receive, send)
+    length = [(b"content-length", b"12000000")] if announced else []
+    await app({"type": "http", "method": "POST", "path": "/", "headers": length}, receive, send)
     assert pieces == (0 if announced else 4)
     assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
     assert sent[0]["status"] == 400

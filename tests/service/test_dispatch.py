@@ -95,11 +95,17 @@ class Setup:
         decider = Decider(ModelNames(manifest), self.router, threshold)
         self.names = decider.names
         self.metrics = Metrics(self.registry)
+        self.dead = False
         self.lifecycle = Lifecycle()
         self.lifecycle.serving()
         self.in_flight = InFlight(limit, self.lifecycle, self.metrics)
         admission = Admission(LIMITS, Letters(), self.metrics.rejected)
-        self.dispatch = Dispatch(self.inner, decider, texts, self.metrics, self.in_flight, admission)
+        self.dispatch = Dispatch(
+            self.inner, decider, texts, self.metrics, self.in_flight, admission, self.is_dead
+        )
+
+    def is_dead(self) -> bool:
+        return self.dead
 
     async def post(self, path: str, body: Any, **more: Any) -> httpx.Response:
         transport = httpx.ASGITransport(self.dispatch)
@@ -333,6 +339,25 @@ async def test_an_engine_that_crashes_gives_an_error_that_tells_nothing() -> Non
         assert "secret" not in answer.text
         assert answer.headers[headers.REASON].startswith("routed")
     labels = {"expert": "expert-2", "endpoint": "/v1/completions", "reason": "routed", "code": "500"}
+    assert setup.count("requests_total", **labels) == 1
+
+
+@pytest.mark.parametrize("prompt", ["1 a", ["1 a", "2 b"]])
+async def test_a_500_of_a_dead_engine_is_a_503(prompt: object) -> None:
+    setup = Setup()
+
+    async def dying(scope: Any, receive: Any, send: Any) -> None:
+        setup.dead = True
+        await setup.inner.answer(send, 500, b'{"error": {"message": "EngineCore", "code": 500}}')
+
+    setup.dispatch._inner = dying
+    answer = await setup.post("/v1/completions", {"prompt": prompt})
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == 503
+    assert answer.json()["error"]["message"].startswith("The engine died")
+    assert answer.headers["retry-after"]
+    assert int(answer.headers["content-length"]) == len(answer.content)
+    labels = {"expert": "expert-1", "endpoint": "/v1/completions", "reason": "routed", "code": "503"}
     assert setup.count("requests_total", **labels) == 1
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from live_server import started, still_running
+from live_server import free_port, started, still_running
 
 from bundle.manifest import Manifest
 
@@ -57,3 +57,31 @@ def test_a_stop_while_the_engine_starts(demo_bundle: Path, tmp_path: Path, asked
         assert still_running(family) == []
         assert "stopped before it was ready" in server.err.read_text()
         assert "Traceback" not in server.err.read_text()
+
+
+def test_keys_and_a_port_for_metrics_on_a_real_server(demo_bundle: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("sk-from-the-file\n")
+    metrics = f"http://127.0.0.1:{(port := free_port())}"
+    config = tmp_path / "serve.yaml"
+    config.write_text(f"api_key_file: {keys}\nmetrics_port: {port}\nverbose: true\n")
+    variables = {"GRADIENTSPACE_API_KEY": "sk-from-the-variable", "GRADIENTSPACE_CONFIG": str(config)}
+    with started(demo_bundle, tmp_path, **variables) as server:
+        server.wait_until_said("ready after")
+        url = f"{server.url}/v1/completions"
+        asked = {"prompt": "Once", "max_tokens": 2}
+        assert httpx.post(url, json=asked).status_code == 401
+        assert httpx.post(url, json=asked, headers={"x-api-key": "sk-from"}).status_code == 401
+        assert httpx.get(f"{server.url}/health/ready").status_code == 200
+        for key in ("sk-from-the-file", "sk-from-the-variable"):
+            bearer = {"authorization": f"Bearer {key}"}
+            assert httpx.post(url, json=asked, headers=bearer, timeout=60).status_code == 200
+            assert httpx.post(url, json=asked, headers={"x-api-key": key}, timeout=60).status_code == 200
+            assert httpx.get(f"{server.url}/metrics", headers=bearer).status_code == 404
+        assert (
+            'gradientspace_rejected_total{reason="unauthorized"} 2.0' in httpx.get(f"{metrics}/metrics").text
+        )
+        for process in server.family():
+            assert "sk-from" not in " ".join(process.cmdline())
+        assert "sk-from" not in str(server.engine().environ())
+    assert "sk-from" not in server.err.read_text() + server.out.read_text()

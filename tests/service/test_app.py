@@ -1,0 +1,58 @@
+"""The app as a whole, in front of stand-ins: what stands before what, and on which port."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+from test_dispatch import Setup
+
+from service import headers
+from service.app import build_app, build_metrics_app
+from service.auth import Access, Keys
+from service.settings import Settings
+
+
+def app_of(setup: Setup, clients: list[str], **given: Any) -> Any:
+    service = SimpleNamespace(bundle=SimpleNamespace(digest="0" * 12), lifecycle=setup.lifecycle)
+    settings = Settings.model_validate({"bundle": "b"} | given)
+    access = Access(Keys(clients), Keys([]))
+    return build_app(service, setup.dispatch, access, setup.metrics.rejected, settings)  # type: ignore[arg-type]
+
+
+async def request(app: Any, method: str, path: str, **more: Any) -> httpx.Response:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as client:
+        return await client.request(method, path, **more)
+
+
+async def test_metrics_stand_on_the_main_port_or_on_their_own_but_never_on_both() -> None:
+    main = app_of(Setup(), [])
+    assert "python_info" in (await request(main, "GET", "/metrics")).text
+    main = app_of(Setup(), [], metrics_port=9100)
+    answer = await request(main, "GET", "/metrics")
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == 404
+    own = build_metrics_app()
+    assert "python_info" in (await request(own, "GET", "/metrics")).text
+    for path in ("/v1/models", "/health", "/"):
+        assert (await request(own, "GET", path)).status_code == 404
+
+
+async def test_the_key_comes_before_the_body_and_everything_is_counted() -> None:
+    setup = Setup()
+    app = app_of(setup, ["secret"], max_body_bytes=20)
+    large = {"content": b"x" * 21}
+    key = {"headers": {"authorization": "Bearer secret"}}
+    for path in ("/v1/completions", "/metrics", "/nowhere"):
+        answer = await request(app, "POST", path, **large)
+        assert answer.status_code == 401
+        assert answer.headers[headers.REQUEST_ID]
+    refused = await request(app, "POST", "/v1/completions", **large, **key)
+    assert refused.status_code == 400
+    assert "20 bytes" in refused.json()["error"]["message"]
+    accepted = await request(app, "POST", "/v1/completions", content=b'{"prompt": "1 a"}', **key)
+    assert accepted.headers[headers.EXPERT] == "expert-1"
+    assert (await request(app, "GET", "/health/ready")).status_code == 200
+    assert setup.count("rejected_total", reason="unauthorized") == 3
+    assert setup.count("rejected_total", reason="body_bytes") == 1
