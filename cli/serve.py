@@ -33,6 +33,7 @@ def serve(
     shutdown_seconds: Annotated[
         int | None, typer.Option(help="How long answers under way may take once it ends. [default: 30]")
     ] = None,
+    playground: Annotated[bool | None, typer.Option(help="Serve the playground at /. [default: yes]")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show vLLM's whole log.")] = False,
 ) -> None:
     """Serve a bundle. Every option can also be set as GRADIENTSPACE_<NAME>."""
@@ -49,6 +50,7 @@ def serve(
             port=port,
             router_threads=router_threads,
             shutdown_seconds=shutdown_seconds,
+            playground=playground,
             verbose=verbose or None,
             engine_flags=tuple(engine_flags) if engine_flags else None,
         )

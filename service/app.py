@@ -15,7 +15,7 @@ from service.dispatch import Dispatch
 from service.identity import Identity
 from service.lifecycle import Lifecycle
 from service.request_text import RequestTexts
-from service.routes import catalog, health, route
+from service.routes import catalog, health, playground, route
 
 if TYPE_CHECKING:
     from bundle.read import Bundle
@@ -32,7 +32,7 @@ class Service:
     max_model_len: int
 
 
-def build_app(service: Service, dispatch: Dispatch) -> FastAPI:
+def build_app(service: Service, dispatch: Dispatch, with_playground: bool = True) -> FastAPI:
     """Return the app; a path that none of our routes has goes to `dispatch`."""
     app = FastAPI(
         title="GradientSpace", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
@@ -40,6 +40,8 @@ def build_app(service: Service, dispatch: Dispatch) -> FastAPI:
     app.state.service = service
     for room in (catalog, route, health):
         app.include_router(room.router)
+    if with_playground:
+        app.include_router(playground.router)
     app.router.default = dispatch
     for kind in (HTTPException, RequestValidationError, errors.ServiceError, Exception):
         app.add_exception_handler(kind, errors.handle)

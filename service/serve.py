@@ -119,7 +119,7 @@ async def _serve(
         with contextlib.closing(RouterThread(router)) as classifier:
             server = _HttpServer(
                 uvicorn.Config(
-                    _wired(bundle, engine, classifier, lifecycle),
+                    _wired(bundle, engine, classifier, lifecycle, settings.playground),
                     lifespan="off",
                     log_level="info" if settings.verbose else "warning",
                     access_log=settings.verbose,
@@ -161,7 +161,13 @@ async def _started(args: Namespace, lifecycle: Lifecycle) -> AsyncIterator[Runni
         yield engine
 
 
-def _wired(bundle: Bundle, engine: RunningEngine, classifier: RouterThread, lifecycle: Lifecycle) -> FastAPI:
+def _wired(
+    bundle: Bundle,
+    engine: RunningEngine,
+    classifier: RouterThread,
+    lifecycle: Lifecycle,
+    with_playground: bool,
+) -> FastAPI:
     """Put the parts together."""
     manifest = bundle.manifest
     metrics = Metrics()
@@ -171,7 +177,7 @@ def _wired(bundle: Bundle, engine: RunningEngine, classifier: RouterThread, life
     texts = RequestTexts(manifest.routed_text.rule, prompts, tokenizer)
     decider = Decider(ModelNames(manifest), classifier, manifest.calibration.threshold)
     service = Service(bundle, decider, texts, lifecycle, engine.max_model_len)
-    return build_app(service, Dispatch(engine.app, decider, texts, metrics))
+    return build_app(service, Dispatch(engine.app, decider, texts, metrics), with_playground)
 
 
 async def _watch(engine: RunningEngine, lifecycle: Lifecycle) -> None:

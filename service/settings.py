@@ -27,6 +27,9 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)  # anchor:vllm (0: any free port)
     router_threads: int = Field(default=1, ge=1)  # ours: the other cores belong to the engine
     shutdown_seconds: int = Field(default=30, ge=0)  # anchor:production-stack's and litellm's drain
+    playground: bool = Field(  # ours: a first look needs no client; it is static and has the clients' rights
+        default=True, description="serve the playground at /"
+    )
     verbose: bool = False  # ours: vLLM's own log stays at warnings
     engine_flags: Annotated[tuple[str, ...], NoDecode] = Field(  # anchor:vllm, its flags as they are
         default=(), description="flags for vLLM, in the environment as one shell-quoted string"
