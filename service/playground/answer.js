@@ -12,7 +12,7 @@ export class Answer {
     this.words = "";
     this.complete = false;
     this.badge = element("span", { className: "badge tone-none" }, asked);
-    this.why = element("span", { className: "why" }, "waiting…");
+    this.why = element("span", { className: "why" });
     this.text = element("div", { className: "text", aria: { live: "polite", busy: "true" } });
     this.problem = element("p", { className: "problem", role: "alert", hidden: true });
     this.figures = element("p", { className: "figures" });
@@ -64,7 +64,6 @@ export class Answer {
       if (error.name === "AbortError") {
         this.end("stopped");
         this.show(timing, "stopped");
-        if (this.why.textContent === "waiting…") this.why.textContent = "";
       } else {
         this.failed(error);
       }
@@ -105,7 +104,6 @@ export class Answer {
   failed(error) {
     this.end("failed");
     if (error.headers) this.decided(error.headers);
-    if (this.why.textContent === "waiting…") this.why.textContent = "";
     this.problem.textContent = error.message;
     this.problem.hidden = false;
   }

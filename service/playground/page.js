@@ -30,7 +30,7 @@ function ask() {
   const place = turns.length;
   const options = { temperature: byId("temperature").valueAsNumber, maxTokens: byId("max-tokens").valueAsNumber };
   const earlier = [0, 1].map((column) => history(place, column)); // as it is now, also for a later comparison
-  const turn = new Turn(prompt.value, (column) => earlier[column], options, showRunning);
+  const turn = new Turn(prompt.value, earlier, options, showRunning);
   turns.push(turn);
   byId("empty").hidden = true;
   byId("turns").append(turn.node);

@@ -6,10 +6,10 @@ import { bar, element, percent } from "./element.js";
 import { base, tone } from "./experts.js";
 
 export class Turn {
-  /** `history` gives the earlier messages of column 0 or 1; `onChange` is called when answers start and end. */
-  constructor(prompt, history, options, onChange) {
+  /** `earlier` has the messages before this turn for each column; `onChange` is called when answers start and end. */
+  constructor(prompt, earlier, options, onChange) {
     this.prompt = prompt;
-    this.history = history;
+    this.earlier = earlier;
     this.options = options;
     this.onChange = onChange;
     this.answers = [];
@@ -59,7 +59,7 @@ export class Turn {
   }
 
   messages(column) {
-    return [...this.history(column), { role: "user", content: this.prompt }];
+    return [...this.earlier[column], { role: "user", content: this.prompt }];
   }
 
   noBars(why) {

@@ -73,13 +73,19 @@ class Page:
         assert "exceptionDetails" not in done, done["exceptionDetails"]
         return done["result"].get("value")
 
-    def wait_for(self, expression: str) -> Any:
-        """The expression's value, once there is one that counts as true."""
+    def wait_for(self, expression: str) -> None:
+        """Until the expression counts as true."""
         deadline = time.monotonic() + WAIT_SECONDS
-        while not (value := self.evaluate(expression)):
-            assert time.monotonic() < deadline, f"{expression} stayed {value!r}\n{self.text()}"
+        while not self.evaluate(f"Boolean({expression})"):
+            assert time.monotonic() < deadline, f"in vain: {expression}\n{self.text()}"
             self._pump(0.05)
-        return value
+
+    def wait_for_problem(self, text: str) -> None:
+        """Until the console tells of one with this text."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not any(text in problem for problem in self.problems):
+            assert time.monotonic() < deadline, f"{text} is not in {self.problems}"
+            self._pump(0.05)
 
     def text(self) -> str:
         return str(self.evaluate("document.body.innerText"))
