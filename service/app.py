@@ -20,7 +20,7 @@ from service.identity import Identity
 from service.in_flight import InFlight
 from service.lifecycle import Lifecycle
 from service.request_text import RequestTexts
-from service.routes import admin, catalog, health, route
+from service.routes import admin, catalog, health, playground, route
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ def build_app(
         app.include_router(room.router)
     if settings.metrics_port is None:
         app.include_router(health.metrics_router)
+    if settings.playground:
+        app.include_router(playground.router)
     app.router.default = dispatch
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, rejected=rejected)
     app.add_middleware(Authentication, access=access, on_refused=rejected.labels("unauthorized").inc)

@@ -16,10 +16,11 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import NotFoundError, UnauthorizedError, UsageError, error_response
+from service.routes import playground
 from service.settings import Settings
 
-OPEN_PATHS = frozenset({"/health", "/health/live", "/health/ready"})
-"""What answers without a key."""
+OPEN_PATHS = frozenset({"/", "/health", "/health/live", "/health/ready"})
+"""What answers without a key: health, and the playground, which holds nothing secret."""
 ADMIN_PREFIX = "/admin/"
 
 
@@ -93,7 +94,7 @@ class Authentication:
             if not self._access.admins:
                 return NotFoundError(f"{path} is not served: the service was started without an admin key")
             keys = self._access.admins
-        elif path in OPEN_PATHS or not self._access.clients:
+        elif _is_open(path) or not self._access.clients:
             return None
         else:
             keys = self._access.clients
@@ -102,6 +103,10 @@ class Authentication:
         return UnauthorizedError(
             "Give a valid API key, as `Authorization: Bearer KEY` or as `x-api-key: KEY`"
         )
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(playground.PREFIX)
 
 
 def _keys(given: Sequence[SecretStr], file: Path | None, setting: str) -> Keys:

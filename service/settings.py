@@ -92,6 +92,11 @@ class Settings(BaseModel):
     engine_death_seconds: float = Field(  # ours: a readiness probe every 5 s has then failed three times
         default=15, ge=0, description="How long requests get a 503 after the engine died, before it exits."
     )
+    playground: bool = (
+        Field(  # ours: a first look needs no client; the page is static, its requests need a key
+            default=True, description="Serve the playground at /."
+        )
+    )
     verbose: bool = Field(  # ours: vLLM's own log stays at errors
         default=False, description="Show vLLM's whole log."
     )
