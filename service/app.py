@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -15,7 +15,7 @@ from service.dispatch import Dispatch
 from service.identity import Identity
 from service.lifecycle import Lifecycle
 from service.request_text import RequestTexts
-from service.routes import catalog, health, route
+from service.routes import catalog, health, openapi, route
 
 if TYPE_CHECKING:
     from bundle.read import Bundle
@@ -30,6 +30,8 @@ class Service:
     texts: RequestTexts
     lifecycle: Lifecycle
     max_model_len: int
+    engine_routes: tuple[Any, ...] = ()
+    """Every route of vLLM's app, for the OpenAPI document."""
 
 
 def build_app(service: Service, dispatch: Dispatch) -> FastAPI:
@@ -38,7 +40,7 @@ def build_app(service: Service, dispatch: Dispatch) -> FastAPI:
         title="GradientSpace", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
     )
     app.state.service = service
-    for room in (catalog, route, health):
+    for room in (catalog, route, health, openapi):
         app.include_router(room.router)
     app.router.default = dispatch
     for kind in (HTTPException, RequestValidationError, errors.ServiceError, Exception):

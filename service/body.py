@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from starlette.datastructures import MutableHeaders
 from starlette.types import Message, Receive, Scope
 
 from service.answer import Answer
-from service.errors import BadRequestError
 
 ClientGoneError = ConnectionResetError
 """Raised when the client leaves before its request is complete."""
@@ -32,22 +28,8 @@ async def read_body(receive: Receive) -> bytes:
             return b"".join(chunks)
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
-    """Return the JSON object of a body.
-
-    Raises:
-        BadRequestError: it is empty, no JSON, or no object.
-
-    """
-    if not body:
-        raise BadRequestError("The request has no body: send a JSON object")
-    try:
-        parsed = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise BadRequestError(f"The body can't be read as JSON: {error}") from error
-    if not isinstance(parsed, dict):
-        raise BadRequestError("The body has to be a JSON object")
-    return parsed
+_FOR_THE_ENGINES_OPERATOR = ("x-data-parallel-rank", "x-vllm-priority")
+"""Headers that vLLM obeys and no client is to send: which engine answers, and before whom."""
 
 
 def with_body(scope: Scope, body: bytes) -> Scope:
@@ -56,6 +38,8 @@ def with_body(scope: Scope, body: bytes) -> Scope:
     changed = MutableHeaders(scope=scope)
     changed["content-length"] = str(len(body))
     del changed["transfer-encoding"]
+    for name in _FOR_THE_ENGINES_OPERATOR:
+        del changed[name]
     return scope
 
 

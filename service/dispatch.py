@@ -13,14 +13,15 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.accepted import accepted_body
 from service.allowlist import Endpoint, endpoint_of
 from service.answer import Answer
-from service.body import ClientGoneError, Playback, parse_object, read_body, with_body
+from service.body import ClientGoneError, Playback, read_body, with_body
 from service.decision import Decided, Decider
 from service.errors import BadRequestError, ServiceError, error_response
 from service.metrics import UNDECIDED, Metrics
 from service.names import Target
-from service.request_text import RequestTexts
+from service.request_text import RequestTexts, prompt_count
 from service.split import answer_split
 
 CLIENT_LEFT = "499"
@@ -69,7 +70,7 @@ class Dispatch:
             return
         arrived = time.perf_counter()
         try:
-            body = parse_object(raw)
+            body = accepted_body(endpoint, scope, raw)
             decided = await self._decide(endpoint, body)
         except ServiceError as error:
             response = error_response(error)
@@ -90,7 +91,7 @@ class Dispatch:
             raise BadRequestError("model: give a name", "model")
         target = self._decider.names.resolve(model)
         if target is not None:
-            return self._decider.named(target)
+            return self._decider.named(target, prompt_count(endpoint, body))
         decided = await self._decider.routed(self._texts.of(endpoint, body))
         self._metrics.observe_routing(decided)
         return decided

@@ -36,6 +36,10 @@ class MethodNotAllowedError(ServiceError):
     """The path exists, but not with this method."""
 
 
+class UnsupportedMediaTypeError(ServiceError):
+    """The body is not announced as plain JSON."""
+
+
 class ServiceUnavailableError(ServiceError):
     """The service can't answer now."""
 
@@ -45,6 +49,7 @@ STATUS_OF: dict[type[Exception], int] = {
     RequestValidationError: 400,  # as vLLM and OpenAI answer it
     NotFoundError: 404,
     MethodNotAllowedError: 405,
+    UnsupportedMediaTypeError: 415,
     ServiceUnavailableError: 503,
     Exception: 500,
 }

@@ -170,7 +170,7 @@ def _wired(bundle: Bundle, engine: RunningEngine, classifier: RouterThread, life
     prompts = PromptReader(template, tokenizer.bos_token, tokenizer.eos_token)
     texts = RequestTexts(manifest.routed_text.rule, prompts, tokenizer)
     decider = Decider(ModelNames(manifest), classifier, manifest.calibration.threshold)
-    service = Service(bundle, decider, texts, lifecycle, engine.max_model_len)
+    service = Service(bundle, decider, texts, lifecycle, engine.max_model_len, engine.routes)
     return build_app(service, Dispatch(engine.app, decider, texts, metrics))
 
 

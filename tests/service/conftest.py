@@ -49,9 +49,12 @@ def base(bundle: Bundle) -> Path:
     return checked_base(bundle, None)
 
 
+TOOL_CHOICE_AUTO = ("--", "--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+
+
 @pytest.fixture(scope="session")
 def server(demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    with started(demo_bundle, tmp_path_factory.mktemp("server")) as live:
+    with started(demo_bundle, tmp_path_factory.mktemp("server"), *TOOL_CHOICE_AUTO) as live:
         live.wait_until_ready()
         yield live
         family = live.family()
