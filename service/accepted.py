@@ -7,6 +7,7 @@ from typing import Any
 from starlette.types import Scope
 
 from service.allowlist import Endpoint
+from service.constraints import check_constraints
 from service.content_type import check_content_type
 from service.json_object import parse_object
 from service.refused_fields import without_refused_fields
@@ -24,4 +25,5 @@ def accepted_body(endpoint: Endpoint, scope: Scope, raw: bytes) -> dict[str, Any
     check_content_type(scope)
     body = without_refused_fields(endpoint, parse_object(raw))
     check_text_only(body)
+    check_constraints(body)
     return body

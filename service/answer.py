@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import Message, Send
 
-from service.errors import reshaped
+from service.errors import BadRequestError, error_body, reshaped
+
+Mistake = Callable[[bytes], BadRequestError | None]
+"""What is wrong with the request, if an error (its body is given) is the client's mistake."""
+_MAY_BE_A_MISTAKE = (400, 500)
 
 
 class Answer:
     """A send channel that adds headers, gives errors their shape, and knows what was sent."""
 
-    def __init__(self, send: Send, headers: Sequence[tuple[str, str]] = ()) -> None:
-        """`headers` are added to the answer."""
+    def __init__(
+        self, send: Send, headers: Sequence[tuple[str, str]] = (), mistake: Mistake = lambda _: None
+    ) -> None:
+        """`headers` are added to the answer; `mistake` is asked about errors of the engine."""
         self._send = send
         self._headers = headers
+        self._mistake = mistake
         self._held: Message | None = None  # the start of an error, until its body is complete
         self._error = b""
         self._is_stream = False
@@ -54,7 +62,12 @@ class Answer:
             if more:
                 return
             start, self._held = self._held, None
-            message = {**message, "body": reshaped(start["status"], self._error)}
+            found = self._mistake(self._error) if start["status"] in _MAY_BE_A_MISTAKE else None
+            if found is None:
+                message = {**message, "body": reshaped(start["status"], self._error)}
+            else:
+                self.status = start["status"] = 400
+                message = {**message, "body": json.dumps(error_body(400, str(found), found.param)).encode()}
             changed = MutableHeaders(scope=start)
             changed["content-type"] = "application/json"
             changed["content-length"] = str(len(message["body"]))

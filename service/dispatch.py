@@ -20,6 +20,7 @@ from service.body import ClientGoneError, Playback, read_body, with_body
 from service.decision import Decided, Decider
 from service.errors import BadRequestError, ServiceError, error_response
 from service.metrics import UNDECIDED, Metrics
+from service.mistakes import RequestModels
 from service.names import Target
 from service.request_text import RequestTexts, prompt_count
 from service.split import answer_split
@@ -43,9 +44,17 @@ class Incoming:
 class Dispatch:
     """Sends each request to the expert that it names or that the router chooses."""
 
-    def __init__(self, inner: ASGIApp, decider: Decider, texts: RequestTexts, metrics: Metrics) -> None:
-        """`inner` is vLLM's app."""
+    def __init__(
+        self,
+        inner: ASGIApp,
+        decider: Decider,
+        texts: RequestTexts,
+        metrics: Metrics,
+        models: RequestModels | None = None,
+    ) -> None:
+        """`inner` is vLLM's app, `models` what its routes take."""
         self._inner = inner
+        self._models = models or RequestModels(())
         self._decider = decider
         self._texts = texts
         self._metrics = metrics
@@ -101,11 +110,16 @@ class Dispatch:
     ) -> None:
         """Have the engine answer `body` with one target, and count it."""
         raw = json.dumps(body | {"model": target.engine_name}).encode()
-        answer = Answer(send, incoming.decided.headers)
+        path = incoming.endpoint.path
+        answer = Answer(send, incoming.decided.headers, lambda error: self._models.mistake(path, body, error))
         playback = Playback(raw, receive, answer)
         try:
             await self._inner(with_body(incoming.scope, raw), playback, answer)
         except Exception as error:
+            if answer.finished:  # Starlette raises once more what it has answered as a 500
+                if answer.status == 500:
+                    _log.exception("vLLM's app raised")
+                return
             if answer.status is not None:
                 raise  # half an answer went out: only closing the connection tells the client
             _log.exception("vLLM's app raised")

@@ -84,6 +84,8 @@ def without_refused_fields(endpoint: Endpoint, body: dict[str, Any]) -> dict[str
     if endpoint.reads == "input":
         _check_response(body)
         kept["store"] = False  # the engine's own default is true
+        if kept.get("truncation", "") is None:
+            del kept["truncation"]  # the engine reads null as a value, and fails on it after generating
     return kept
 
 

@@ -30,8 +30,10 @@ from service.engine import RunningEngine, running_engine
 from service.engine_args import engine_args
 from service.environment import available_cores, prepare_environment
 from service.errors import UsageError
+from service.http_protocol import HttpProtocol
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
+from service.mistakes import RequestModels
 from service.names import ModelNames
 from service.request_text import RequestTexts
 from service.settings import Settings
@@ -120,6 +122,7 @@ async def _serve(
             server = _HttpServer(
                 uvicorn.Config(
                     _wired(bundle, engine, classifier, lifecycle),
+                    http=HttpProtocol,
                     lifespan="off",
                     log_level="info" if settings.verbose else "warning",
                     access_log=settings.verbose,
@@ -171,7 +174,7 @@ def _wired(bundle: Bundle, engine: RunningEngine, classifier: RouterThread, life
     texts = RequestTexts(manifest.routed_text.rule, prompts, tokenizer)
     decider = Decider(ModelNames(manifest), classifier, manifest.calibration.threshold)
     service = Service(bundle, decider, texts, lifecycle, engine.max_model_len, engine.routes)
-    return build_app(service, Dispatch(engine.app, decider, texts, metrics))
+    return build_app(service, Dispatch(engine.app, decider, texts, metrics, RequestModels(engine.routes)))
 
 
 async def _watch(engine: RunningEngine, lifecycle: Lifecycle) -> None:

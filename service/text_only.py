@@ -54,12 +54,17 @@ def _parts(holder: dict[str, Any], where: str) -> Iterator[tuple[Any, str]]:
 
 def _check(part: Any, where: str) -> None:
     if not isinstance(part, dict):
-        return
-    kind = part.get("type")
-    if isinstance(kind, str) and kind not in _TEXT_TYPES:
-        raise BadRequestError(f"A part of type {kind[:40]!r} is not taken here: text only", where)
+        raise BadRequestError("A part has to be an object with `type` and `text`", where)
     media = sorted(_MEDIA_FIELDS & part.keys())
     if media:
         raise BadRequestError(f"A part with {media[0]!r} is not taken here: text only", where)
+    kind = part.get("type")
+    if not isinstance(kind, str):
+        raise BadRequestError("A part needs a `type`", where)
+    if kind not in _TEXT_TYPES:
+        raise BadRequestError(f"A part of type {kind[:40]!r} is not taken here: text only", where)
+    text = part.get("text", "")
+    if not isinstance(text, str):
+        raise BadRequestError("The `text` of a part has to be a text", where)
     for inner, deeper in _parts(part, where):
         _check(inner, deeper)
