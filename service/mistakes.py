@@ -9,6 +9,7 @@ takes is not to blame, and the engine's answer stays. Good requests pay nothing 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,9 @@ _log = logging.getLogger(__name__)
 _LONGEST = 300
 _GAVE_UP = b'"Internal server error"'
 """What vLLM says if it gives up one request in the middle; a dead engine says something else."""
-_ORDER_OF_A_UNION = ("literal_error", "model_type", "missing")
+_CLASS_NAME = re.compile(r" or (?:an )?instance of \w+")
+_TYPE_NAMES = {"str", "int", "float", "bool", "bytes", "list", "dict", "tuple", "set", "none"}
+_SAY_LEAST = ("literal_error", "model_type", "missing", "string_type")
 """Errors that say least: every other branch of a union reports one of them."""
 
 
@@ -54,7 +57,9 @@ class RequestModels:
             model.validate_python(dict(body))
         except ValidationError as error:
             return _first(error)
-        except Exception:  # a check of the engine's that did not expect this value
+        except Exception as error:
+            if hasattr(error, "parameter"):
+                return None  # a check that knew what it was doing: the engine has said it well
             _log.info("The request model of %s failed", path, exc_info=True)
             field = self._culprit(model, body)
             where = f"{field}: " if field else ""
@@ -87,10 +92,17 @@ def _constraint(body: Mapping[str, Any], error: bytes) -> BadRequestError | None
 def _first(error: ValidationError) -> BadRequestError:
     """Return the error that says most, without the type names of pydantic's inside."""
     found = error.errors(include_url=False, include_input=False)
-    best = min(found, key=lambda one: (one["type"] in _ORDER_OF_A_UNION, -len(one["loc"])))
+    best = min(found, key=lambda one: (one["type"] in _SAY_LEAST, -len(one["loc"])))
     cause = best.get("ctx", {}).get("error")
-    named = getattr(cause, "parameter", None)
-    steps = [step for step in best["loc"] if isinstance(step, int) or step.isidentifier()]
-    param = named or ".".join(str(step) for step in steps if str(step)[:1].islower() or isinstance(step, int))
+    steps = [step for step in best["loc"] if isinstance(step, int) or _is_field(step)]
+    inside = ["messages"] if steps and isinstance(steps[0], int) else []  # the only list it reads late
+    param = getattr(cause, "parameter", None) or ".".join(str(step) for step in [*inside, *steps])
     message = str(cause.args[0]) if isinstance(cause, Exception) and cause.args else best["msg"]
-    return BadRequestError(f"{param or 'body'}: {message}"[:_LONGEST], param or None)
+    message = _CLASS_NAME.sub("", message)
+    where = "" if param and message.startswith(param) else f"{param or 'body'}: "
+    return BadRequestError(f"{where}{message}"[:_LONGEST], param or None)
+
+
+def _is_field(step: str) -> bool:
+    """Return whether a step of pydantic's path is a field, and not a branch of a union."""
+    return step.isidentifier() and step[:1].islower() and step not in _TYPE_NAMES
