@@ -1,7 +1,7 @@
 """What forces the form of an answer: JSON schemas, regular expressions, grammars, choices, tools to be called.
 
 The engine compiles them before it answers, one after the other, and a long one holds all others up: a
-megabyte of choices took it more than two minutes. So their size is bounded here.
+megabyte of choices took it more than a minute and a half. So their size is bounded here.
 """
 
 from __future__ import annotations
