@@ -109,7 +109,8 @@ class Dispatch:
         self, incoming: Incoming, target: Target, body: dict[str, Any], receive: Receive, send: Send
     ) -> None:
         """Have the engine answer `body` with one target, and count it."""
-        raw = json.dumps(body | {"model": target.engine_name}).encode()
+        body = body | {"model": target.engine_name}
+        raw = json.dumps(body).encode()
         path = incoming.endpoint.path
         answer = Answer(send, incoming.decided.headers, lambda error: self._models.mistake(path, body, error))
         playback = Playback(raw, receive, answer)
