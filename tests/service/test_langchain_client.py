@@ -48,10 +48,11 @@ async def test_a_batch_goes_to_several_experts(
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])
 def test_structured_output(
-    chat_openai: Any, manifest: Manifest, prompt_for: dict[str, str], method: str
+    chat_openai: Any, manifest: Manifest, prompt_for: dict[str, str], method: str, no_blanks: Any
 ) -> None:
     expert = manifest.experts[0]
-    judge = chat_openai(max_tokens=64).with_structured_output(Verdict, method=method, include_raw=True)
+    chat = chat_openai(max_tokens=160, logit_bias=no_blanks)
+    judge = chat.with_structured_output(Verdict, method=method, include_raw=True)
     answer = judge.invoke(prompt_for[expert.name])
     assert isinstance(answer["parsed"], Verdict)
     assert answer["raw"].response_metadata["model_name"] == expert.engine_name

@@ -18,7 +18,10 @@ HERE = Path(__file__).parent / "node"
 
 @pytest.fixture(scope="module")
 def asked(
-    server: LiveServer, prompt_for: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+    server: LiveServer,
+    prompt_for: dict[str, str],
+    no_blanks: dict[str, float],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Any]:
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("NOT TESTED: no node and npm here (apt-get install nodejs npm)")
@@ -35,7 +38,7 @@ def asked(
     )
     if installed.returncode != 0:
         pytest.skip(f"NOT TESTED: npm ci failed, the registry may be out of reach: {installed.stderr[-300:]}")
-    given = json.dumps({"url": server.url, "prompts": prompt_for})
+    given = json.dumps({"url": server.url, "prompts": prompt_for, "no_blanks": no_blanks})
     done = subprocess.run(
         ["node", "client.mjs", given], cwd=folder, capture_output=True, text=True, timeout=300, check=False
     )

@@ -74,9 +74,10 @@ def test_a_seed_repeats_what_was_drawn(openai: OpenAI, asked: dict[str, Any]) ->
     assert len(set(drawn(5) + drawn(6))) > 3
 
 
-def test_json_schema(openai: OpenAI, asked: dict[str, Any]) -> None:
+def test_json_schema(openai: OpenAI, asked: dict[str, Any], no_blanks: dict[str, float]) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "verdict", "schema": VERDICT, "strict": True}}
-    answer = openai.chat.completions.create(**asked["request"] | {"max_tokens": 96}, response_format=form)
+    request = asked["request"] | {"max_tokens": 96, "logit_bias": no_blanks}
+    answer = openai.chat.completions.create(**request, response_format=form)
     assert answer.model == asked["expert"].engine_name
     judged(answer.choices[0].message.content or "")
 
@@ -84,10 +85,11 @@ def test_json_schema(openai: OpenAI, asked: dict[str, Any]) -> None:
 @pytest.mark.parametrize("choice", [NAMED, "required"], ids=["named", "required"])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_a_tool_that_has_to_be_called(
-    openai: OpenAI, asked: dict[str, Any], choice: Any, stream: bool
+    openai: OpenAI, asked: dict[str, Any], choice: Any, stream: bool, no_blanks: dict[str, float]
 ) -> None:
     request = asked["request"] | {
-        "max_tokens": 128,
+        "max_tokens": 160,
+        "logit_bias": no_blanks,
         "tools": [JUDGE],
         "tool_choice": choice,
         "temperature": 0,
@@ -162,15 +164,18 @@ def test_responses_keep_no_state(openai: OpenAI) -> None:
     assert again.status in ("completed", "incomplete")
 
 
-def test_responses_of_a_form_and_with_a_tool(openai: OpenAI, asked: dict[str, Any]) -> None:
+def test_responses_of_a_form_and_with_a_tool(
+    openai: OpenAI, asked: dict[str, Any], no_blanks: dict[str, float]
+) -> None:
+    more: dict[str, Any] = {"extra_body": {"logit_bias": no_blanks}}
     prompt = asked["request"]["messages"][0]["content"]
     form = {"format": {"type": "json_schema", "name": "verdict", "schema": VERDICT, "strict": True}}
-    answer = openai.responses.create(model="auto", input=prompt, text=form, max_output_tokens=96)
+    answer = openai.responses.create(model="auto", input=prompt, text=form, max_output_tokens=96, **more)
     assert answer.model == asked["expert"].engine_name
     judged(answer.output_text)
     tool = {"type": "function", "name": "judge", "parameters": VERDICT, "strict": True}
     called = openai.responses.create(
-        model="auto", input=prompt, tools=[tool], tool_choice="required", max_output_tokens=128
+        model="auto", input=prompt, tools=[tool], tool_choice="required", max_output_tokens=160, **more
     )
     (call,) = [item for item in called.output if item.type == "function_call"]
     assert call.name == "judge"

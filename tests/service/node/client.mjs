@@ -2,7 +2,8 @@
 // (JSON). It prints what it got; tests/service/test_node_client.py judges it.
 import OpenAI from "openai";
 
-const { url, prompts } = JSON.parse(process.argv[2]); // prompts: a prompt by the expert that it is routed to
+// prompts: a prompt by the expert that it is routed to; no_blanks: a logit_bias
+const { url, prompts, no_blanks } = JSON.parse(process.argv[2]);
 const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: "none", maxRetries: 0, timeout: 60_000 });
 const [first, second] = Object.keys(prompts);
 const messages = [{ role: "user", content: prompts[first] }];
@@ -44,12 +45,14 @@ const several = await client.chat.completions.create({
 });
 const json = await client.chat.completions.create({
   ...short,
-  max_tokens: 64,
+  max_tokens: 160,
+  logit_bias: no_blanks,
   response_format: { type: "json_schema", json_schema: { name: "verdict", schema, strict: true } },
 });
 const call = await client.chat.completions.create({
   ...short,
-  max_tokens: 64,
+  max_tokens: 160,
+  logit_bias: no_blanks,
   tools: [tool],
   tool_choice: { type: "function", function: { name: "judge" } },
 });
