@@ -8,16 +8,19 @@ from collections.abc import Callable, Sequence
 from starlette.datastructures import MutableHeaders
 from starlette.types import Message, Receive, Scope, Send
 
-from service.errors import error_event, error_response, reshaped
+from service.errors import ServiceError, error_event, error_response, reshaped
+
+Explain = Callable[[int, bytes], ServiceError | None]
+"""Asked about an error of the engine, its status and body: what to say instead, if it is known."""
 
 
 class Answer:
     """A send channel that adds headers, gives errors their shape, and knows what was sent."""
 
-    def __init__(self, send: Send, reason: Callable[[], Exception | None] = lambda: None) -> None:
-        """If `reason` knows why a 5xx is one, that is sent instead."""
+    def __init__(self, send: Send, explain: Explain = lambda status, body: None) -> None:
+        """Give the channel that the answer goes into, and who knows more of an engine's errors."""
         self._send = send
-        self._reason = reason
+        self._explain = explain
         self.headers: Sequence[tuple[str, str]] = ()
         """What is added to it, once that is known."""
         self._held: Message | None = None  # the start of an error, until its body is complete
@@ -78,12 +81,12 @@ class Answer:
             if more:
                 return
             start, self._held = self._held, None
-            reason = self._reason() if start["status"] >= 500 else None
+            better = self._explain(start["status"], self._error)
             changed = MutableHeaders(scope=start)
-            if reason is None:
+            if better is None:
                 message = {**message, "body": reshaped(start["status"], self._error)}
             else:
-                known = error_response(reason)
+                known = error_response(better)
                 self.status = start["status"] = known.status_code
                 message = {**message, "body": bytes(known.body)}
                 changed.update(dict(known.headers))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -20,7 +20,7 @@ from service.identity import Identity
 from service.in_flight import InFlight
 from service.lifecycle import Lifecycle
 from service.request_text import RequestTexts
-from service.routes import admin, catalog, health, playground, route
+from service.routes import admin, catalog, health, openapi, playground, route
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class Service:
     admission: Admission
     max_model_len: int
     reloader: Reloader
+    engine_routes: tuple[Any, ...] = ()
+    """Every route of vLLM's app, for the OpenAPI document."""
 
 
 def build_app(
@@ -48,7 +50,7 @@ def build_app(
     """Return the app; a path that none of our routes has goes to `dispatch`."""
     app = _bare_app()
     app.state.service = service
-    for room in (catalog, route, health, admin):
+    for room in (catalog, route, health, admin, openapi):
         app.include_router(room.router)
     if settings.metrics_port is None:
         app.include_router(health.metrics_router)

@@ -16,6 +16,7 @@ from service.engine import LoadedBundle, RunningEngine
 from service.in_flight import InFlight
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
+from service.mistakes import RequestModels
 from service.names import ModelNames
 from service.reload import Reloader, ReloadMetrics
 from service.request_text import RequestTexts
@@ -41,6 +42,7 @@ class Assembly:
             settings.max_choices,
         )
         self._admission = Admission(limits, engine.tokenizer, self._metrics.rejected)
+        self._models = RequestModels(engine.inner.routes)
         self.in_flight = InFlight(settings.max_in_flight, lifecycle, self._metrics)
         self.reloader = Reloader(
             settings.bundle, engine, self._load_classifier, self.version, ReloadMetrics()
@@ -67,6 +69,7 @@ class Assembly:
             self._admission,
             engine.max_model_len,
             self.reloader,
+            tuple(engine.inner.routes),
         )
         dispatch = Dispatch(
             loaded.app,
@@ -76,6 +79,7 @@ class Assembly:
             self.in_flight,
             self._admission,
             lambda: engine.dead,
+            self._models,
         )
         app = build_app(service, dispatch, self._access, self._metrics.rejected, self._settings)
         return Version(bundle, loaded, classifier, app)

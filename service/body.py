@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -11,7 +10,6 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import Message, Receive, Scope
 
 from service.answer import Answer
-from service.errors import BadRequestError
 
 T = TypeVar("T")
 ClientGoneError = ConnectionResetError
@@ -35,22 +33,8 @@ async def read_body(receive: Receive) -> bytes:
             return b"".join(chunks)
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
-    """Return the JSON object of a body.
-
-    Raises:
-        BadRequestError: it is empty, no JSON, or no object.
-
-    """
-    if not body:
-        raise BadRequestError("The request has no body: send a JSON object")
-    try:
-        parsed = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise BadRequestError(f"The body can't be read as JSON: {error}") from error
-    if not isinstance(parsed, dict):
-        raise BadRequestError("The body has to be a JSON object")
-    return parsed
+_FOR_THE_ENGINES_OPERATOR = ("x-data-parallel-rank", "x-vllm-priority")
+"""Headers that vLLM obeys and no client is to send: which engine answers, and before whom."""
 
 
 def with_body(scope: Scope, body: bytes) -> Scope:
@@ -59,6 +43,8 @@ def with_body(scope: Scope, body: bytes) -> Scope:
     changed = MutableHeaders(scope=scope)
     changed["content-length"] = str(len(body))
     del changed["transfer-encoding"]
+    for name in _FOR_THE_ENGINES_OPERATOR:
+        del changed[name]
     return scope
 
 

@@ -14,6 +14,7 @@ from service import headers
 from service.names import ModelNames, Target
 
 Reason = Literal["routed", "named", "low_confidence", "router_error"]
+LISTED_PROMPTS = 128  # ours: about 3 KB of headers, below what proxies and Node take (4 to 16 KB)
 _log = logging.getLogger(__name__)
 
 
@@ -45,12 +46,15 @@ class Decided:
 
     @property
     def headers(self) -> list[tuple[str, str]]:
-        """The decision headers of the answer."""
+        """The decision headers of the answer; lists longer than LISTED_PROMPTS are left out."""
+        cost = (headers.ROUTER_MS, f"{1000 * self.router_seconds:.2f}")
+        if len(self.decisions) > LISTED_PROMPTS:
+            return [cost]
         return [
             (headers.EXPERT, ",".join(decision.target.name for decision in self.decisions)),
             (headers.CONFIDENCE, ",".join(f"{decision.confidence:.4f}" for decision in self.decisions)),
             (headers.REASON, ",".join(decision.reason for decision in self.decisions)),
-            (headers.ROUTER_MS, f"{1000 * self.router_seconds:.2f}"),
+            cost,
         ]
 
 
@@ -70,9 +74,9 @@ class Decider:
         self._classifier = classifier
         self._threshold = threshold
 
-    def named(self, target: Target) -> Decided:
-        """Return the decision of a request that names its target."""
-        return Decided((Decision(target, "named", 1.0),), 0.0)
+    def named(self, target: Target, prompts: int = 1) -> Decided:
+        """Return the decisions of a request that names its target, one for each of its prompts."""
+        return Decided((Decision(target, "named", 1.0),) * prompts, 0.0)
 
     async def routed(self, texts: Sequence[str]) -> Decided:
         """Return one decision per text; a router that fails sends them all to the fallback."""

@@ -11,14 +11,16 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.accepted import accepted_body
 from service.admission import Admission
 from service.allowlist import Endpoint, endpoint_of
 from service.answer import Answer
-from service.body import Client, ClientGoneError, Playback, parse_object, read_body, with_body
+from service.body import Client, ClientGoneError, Playback, read_body, with_body
 from service.decision import Decided, Decider
 from service.errors import (
     ENGINE_DIED,
@@ -29,11 +31,13 @@ from service.errors import (
 )
 from service.in_flight import InFlight
 from service.metrics import UNDECIDED, Metrics
+from service.mistakes import RequestModels
 from service.names import Target
-from service.request_text import RequestTexts
+from service.request_text import RequestTexts, prompt_count
 from service.split import answer_split
 
 CLIENT_LEFT = "499"
+_MAY_BE_A_MISTAKE = (400, 500)
 _log = logging.getLogger(__name__)
 
 
@@ -61,9 +65,11 @@ class Dispatch:
         in_flight: InFlight,
         admission: Admission,
         engine_is_dead: Callable[[], bool],
+        models: RequestModels,
     ) -> None:
-        """`inner` is vLLM's app, which answers 500 where `engine_is_dead`; here that is a 503."""
+        """`inner` is vLLM's app, which answers 500 where `engine_is_dead`; `models` are what its routes take."""
         self._inner = inner
+        self._models = models
         self._decider = decider
         self._texts = texts
         self._metrics = metrics
@@ -76,7 +82,7 @@ class Dispatch:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1003})
             return
-        answer = Answer(send, self._why_5xx)
+        answer = Answer(send)
         try:
             endpoint = endpoint_of(scope["method"], scope["path"])
         except ServiceError as error:
@@ -110,11 +116,11 @@ class Dispatch:
     async def _handle(
         self, endpoint: Endpoint, scope: Scope, raw: bytes, arrived: float, client: Client, answer: Answer
     ) -> None:
-        body = parse_object(raw)
+        body = accepted_body(endpoint, scope, raw)
         await self._admission.check(endpoint, body)
         target = self._named(body)
         if target is not None:
-            decided = self._decider.named(target)
+            decided = self._decider.named(target, prompt_count(endpoint, body))
         else:
             decided = await client.unless_gone(self._decider.routed(self._texts.of(endpoint, body)))
             self._metrics.observe_routing(decided)
@@ -138,19 +144,26 @@ class Dispatch:
         self, incoming: Incoming, target: Target, body: dict[str, Any], receive: Receive, send: Send
     ) -> None:
         """Have the engine answer `body` with one target, and count it."""
-        raw = json.dumps(body | {"model": target.engine_name}).encode()
-        answer = Answer(send, self._why_5xx)
+        body = body | {"model": target.engine_name}
+        raw = json.dumps(body).encode()
+        answer = Answer(send, partial(self._explain, incoming.endpoint.path, body))
         playback = Playback(raw, receive, answer)
         try:
             await self._inner(with_body(incoming.scope, raw), playback, answer)
         except Exception as error:
-            _log.exception("vLLM's app raised")
+            if (
+                answer.status is None or answer.status >= 500
+            ):  # a mistake was answered and is raised once more
+                _log.exception("vLLM's app raised")
             await answer.fail(error, incoming.scope, receive)
         finally:
             self._count(incoming, target, answer, playback.client_left)
 
-    def _why_5xx(self) -> ServiceError | None:
-        return ServiceUnavailableError(ENGINE_DIED) if self._engine_is_dead() else None
+    def _explain(self, path: str, body: dict[str, Any], status: int, error: bytes) -> ServiceError | None:
+        """Return whose fault an error of the engine is, if it is not what the engine says."""
+        if status >= 500 and self._engine_is_dead():
+            return ServiceUnavailableError(ENGINE_DIED)
+        return self._models.mistake(path, body, error) if status in _MAY_BE_A_MISTAKE else None
 
     def _count(self, incoming: Incoming, target: Target, answer: Answer, client_left: bool) -> None:
         path = incoming.endpoint.path

@@ -24,6 +24,7 @@ _FIXED_BY_MANIFEST = (
     *("dtype", "quantization", "generation_config", "override_generation_config"),
     *("chat_template", "default_chat_template_kwargs"),
     *("enable_lora", "lora_modules", "max_lora_rank", "max_loras", "max_cpu_loras", "lora_dtype"),
+    "lora_target_modules",
     *("default_mm_loras",),
 )
 _OF_VLLMS_OWN_SERVER = (
@@ -149,6 +150,9 @@ def _from_manifest(bundle: Bundle, base: Path) -> dict[str, Any]:
         "generation_config": "vllm",
         "enable_lora": True,
         "max_lora_rank": engine_rank(manifest),
+        # Without this vLLM puts a LoRA layer around the output head, too. It computes for nothing, and the
+        # log-probabilities of a prompt beside any other request end the engine in it.
+        "lora_target_modules": list(manifest.lora.target_modules),
         "max_loras": adapters,
         "max_cpu_loras": 2 * adapters,  # room for another version of each, for a reload
         **_of_bundle(bundle),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +15,8 @@ from starlette.responses import JSONResponse
 
 ENGINE_DIED = "The engine died before this answer was complete"
 RETRY_AFTER_SECONDS = 1  # ours: answers take seconds, and clients add a pause of their own
+_INTERNAL = "Internal error; the service's log says more"
+_log = logging.getLogger(__name__)
 
 
 class UsageError(ValueError):
@@ -59,6 +63,10 @@ class ConflictError(ServiceError):
     """What was asked for can't be done as things stand; what is served goes on."""
 
 
+class UnsupportedMediaTypeError(ServiceError):
+    """The body is not announced as plain JSON."""
+
+
 class ServiceUnavailableError(ServiceError):
     """The service can't answer now."""
 
@@ -72,6 +80,7 @@ STATUS_OF: dict[type[Exception], int] = {
     NotFoundError: 404,
     MethodNotAllowedError: 405,
     ConflictError: 409,
+    UnsupportedMediaTypeError: 415,
     TooManyRequestsError: 429,
     ServiceUnavailableError: 503,
     Exception: 500,
@@ -114,7 +123,7 @@ def error_response(error: Exception) -> JSONResponse:
         where = ".".join(str(part) for part in first["loc"] if part != "body")
         return JSONResponse(error_body(status, f"{where or 'body'}: {first['msg']}", where or None), status)
     if status == 500:
-        return JSONResponse(error_body(500, "Internal error; the service's log says more"), 500)
+        return JSONResponse(error_body(500, _INTERNAL), 500)
     body = error_body(status, str(error), getattr(error, "param", None))
     return JSONResponse(body, status, getattr(error, "headers", None))
 
@@ -132,10 +141,17 @@ async def handle(_: Request, error: Exception) -> JSONResponse:
     return error_response(error)
 
 
+_LONGEST = 1000
+_INSIDES = re.compile(r"\s*\(parameter=\w+, value=.*\)$", re.DOTALL)
+"""What vLLM's own validation errors carry behind their sentence."""
+_PYDANTIC = re.compile(r"\d+ validation errors? for \w+\n[^\n]*\n\s+(?P<first>.*?)(?: \[type=|$)", re.DOTALL)
+
+
 def reshaped(status: int, body: bytes) -> bytes:
     """Return an error body of the engine with every key of the shape; what it says is kept.
 
-    vLLM answers `/v1/messages` in Anthropic's shape (no `param`, no `code`) and a crash in plain text.
+    vLLM answers `/v1/messages` in Anthropic's shape (no `param`, no `code`) and a crash in plain text. What
+    it says of a failure of its own is for the log, not for clients.
     """
     try:
         found = json.loads(body)
@@ -146,4 +162,18 @@ def reshaped(status: int, body: bytes) -> bytes:
         text = error if isinstance(error, str) else "The engine failed without saying why"
         return json.dumps(error_body(status, text)).encode()
     defaults = error_body(status, "The engine failed without saying why")["error"]
-    return json.dumps(found | {"error": defaults | error}).encode()
+    error = defaults | error
+    if status == 500:
+        _log.warning("The engine failed: %s", error["message"])
+        error["message"] = _INTERNAL
+    else:
+        error["message"] = _sentence(str(error["message"]))
+    return json.dumps(found | {"error": error}).encode()
+
+
+def _sentence(message: str) -> str:
+    """Return what vLLM says without what only its developers understand."""
+    pydantic = _PYDANTIC.match(message)
+    if pydantic is not None:
+        return f"The request has not the form that this endpoint takes: {pydantic['first']}"[:_LONGEST]
+    return _INSIDES.sub("", message)[:_LONGEST]

@@ -11,6 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from service.errors import UsageError
+from service.http_protocol import HttpProtocol
 
 _LINGER_SECONDS = 2  # ours: for clients that have not sent all of a request, or not read all of an answer
 
@@ -50,6 +51,7 @@ async def listening(app: ASGIApp, sock: socket.socket, verbose: bool) -> AsyncIt
     server = _HttpServer(
         uvicorn.Config(
             app,
+            http=HttpProtocol,
             lifespan="off",
             log_level="info" if verbose else "warning",
             access_log=verbose,

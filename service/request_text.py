@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 from bundle.manifest import RoutedTextRule
 from router.text import PromptReader, routed_text
@@ -38,7 +38,7 @@ class RequestTexts:
             case "prompt":
                 return self._of_prompt(body.get("prompt"))
             case "prompt_or_messages" if "messages" not in body:
-                return self._of_prompt(body.get("prompt"))
+                return [self._of_one(body.get("prompt"), "prompt")]
             case "tokens":
                 return [self._of_one(body.get("tokens"), "tokens")]
             case "input":
@@ -61,9 +61,11 @@ class RequestTexts:
         return routed_text(messages, self._rule)
 
     def _of_prompt(self, prompt: object) -> list[str]:
-        if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
-            return [self._of_one(one, "prompt") for one in prompt]
-        return [self._of_one(prompt, "prompt")]
+        if not _is_list_of_prompts(prompt):
+            return [self._of_one(prompt, "prompt")]
+        if len({type(one) for one in prompt}) > 1:  # the engine would take it or not as it is split
+            raise BadRequestError("prompt: give a list of texts or a list of token id lists", "prompt")
+        return [self._of_one(one, "prompt") for one in prompt]
 
     def _of_one(self, prompt: object, param: str) -> str:
         if isinstance(prompt, str) and param != "tokens":
@@ -80,3 +82,13 @@ class RequestTexts:
         if isinstance(given, str):
             return routed_text([{"role": "user", "content": given}], self._rule)
         return self.of_messages(given, "input")
+
+
+def prompt_count(endpoint: Endpoint, body: Mapping[str, Any]) -> int:
+    """Return how many prompts a request has, at least 1."""
+    prompt = body.get("prompt")
+    return len(prompt) if endpoint.reads == "prompt" and _is_list_of_prompts(prompt) else 1
+
+
+def _is_list_of_prompts(prompt: Any) -> TypeGuard[list[Any]]:
+    return isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int)

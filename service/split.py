@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Message, Receive, Send
 
-from service.errors import BadRequestError, error_response
+from service.errors import BadRequestError, error_body, error_response
 from service.headers import REQUEST_ID
 from service.names import AUTO, Target
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 Run = Callable[["Incoming", Target, dict[str, Any], Receive, Send], Awaitable[None]]
 _DONE = "[DONE]"
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -132,10 +134,14 @@ async def _first_failure(parts: list[_Part]) -> _Part | None:
 
 
 def _copies(body: dict[str, Any]) -> int:
+    n = body.get("n") or 1
     try:
-        return max(1, int(body.get("n") or 1))
-    except (TypeError, ValueError) as error:
+        copies = int(n)
+    except (OverflowError, TypeError, ValueError) as error:
         raise BadRequestError("n: give a whole number", "n") from error
+    if isinstance(n, float) and copies != n:
+        raise BadRequestError("n: give a whole number", "n")
+    return max(1, copies)
 
 
 def _answer_id(incoming: Incoming) -> str:
@@ -170,15 +176,16 @@ async def _run_part(incoming: Incoming, run: Run, part: _Part, stop: asyncio.Eve
 
 def _merged(parts: list[_Part], answers: list[Any], n: int, answer_id: str) -> dict[str, Any]:
     choices = [
-        choice
+        choice | {"model": answer["model"]}
         for part, answer in zip(parts, answers, strict=True)
         for choice in part.renumber(answer["choices"], n)
     ]
     return answers[0] | {
         "id": answer_id,
-        "model": AUTO,  # several answered; the expert header says who answered which prompt
+        "model": AUTO,  # several answered; each choice says who gave it
         "choices": sorted(choices, key=lambda choice: choice["index"]),
         "usage": _summed([answer.get("usage") for answer in answers]),
+        "metrics": None,  # as the engine does for several prompts: they belong to one of them
     }
 
 
@@ -194,20 +201,12 @@ def _summed(usages: list[Any]) -> Any:
 
 
 async def _interleaved(parts: list[_Part], n: int, answer_id: str) -> AsyncIterator[str]:
-    """Yield the events of all parts as they come; each says in `model` which expert speaks."""
-    events: asyncio.Queue[str | dict[str, Any] | None] = asyncio.Queue(maxsize=8)
+    """Yield the events of all parts as they come; each says in `model` which expert speaks.
 
-    async def pump(part: _Part) -> None:
-        try:
-            async for data in _events(part.chunks()):
-                if data != _DONE:
-                    event = json.loads(data)
-                    part.renumber(event.get("choices", []), n)
-                    await events.put(event)
-        finally:
-            await events.put(None)
-
-    pumps = [asyncio.create_task(pump(part)) for part in parts]
+    If a part fails or its stream breaks off, its error is the last event, and the others are stopped.
+    """
+    events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(maxsize=8)
+    pumps = [asyncio.create_task(_pump(part, n, events)) for part in parts]
     usages, running = [], len(parts)
     last: dict[str, Any] = {}
     try:
@@ -216,22 +215,40 @@ async def _interleaved(parts: list[_Part], n: int, answer_id: str) -> AsyncItera
             if event is None:
                 running -= 1
                 continue
-            if isinstance(event, dict) and "choices" in event:
-                event["id"] = answer_id
-                if not event["choices"]:  # the closing event of `include_usage`: one for all
-                    usages.append(event.get("usage"))
-                    last = event
-                    continue
-            yield f"data: {json.dumps(event)}\n\n"
-            if isinstance(event, dict) and "error" in event:
-                usages = []
-                break  # one failing part fails the whole
-        if usages:
-            yield f"data: {json.dumps(last | {'model': AUTO, 'usage': _summed(usages)})}\n\n"
+            if "choices" not in event:
+                yield _event(event)
+                break
+            event["id"] = answer_id
+            if event["choices"]:
+                yield _event(event)
+            else:  # the closing event of `include_usage`: one for all
+                usages.append(event.get("usage"))
+                last = event
+        else:
+            if usages:
+                yield _event(last | {"model": AUTO, "usage": _summed(usages), "metrics": None})
         yield f"data: {_DONE}\n\n"
     finally:
         for task in pumps:
             task.cancel()
+
+
+def _event(event: dict[str, Any]) -> str:
+    return f"data: {json.dumps(event)}\n\n"
+
+
+async def _pump(part: _Part, n: int, events: asyncio.Queue[dict[str, Any] | None]) -> None:
+    """Put a part's events into the common queue: None at its proper end, an error if it has none."""
+    try:
+        async for data in _events(part.chunks()):
+            if data == _DONE:
+                return await events.put(None)
+            event = json.loads(data)
+            part.renumber(event.get("choices", []), n)
+            await events.put(event)
+    except Exception:  # what the engine sent is no stream of completions
+        _log.exception("A part of a split stream can't be read")
+    return await events.put(error_body(500, "The answer broke off: one of the experts failed"))
 
 
 async def _events(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:

@@ -6,8 +6,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from service.body import parse_object
 from service.errors import BadRequestError
+from service.json_object import parse_object
 
 router = APIRouter()
 

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict
 
+from service.content_type import check_content_type
 from service.errors import BadRequestError
+from service.json_object import parse_object
 
 router = APIRouter()
+
+
+async def read_strictly(request: Request) -> None:
+    """Refuse what dispatch would refuse, too: FastAPI reads bodies leniently."""
+    check_content_type(request.scope)
+    parse_object(await request.body())
 
 
 class RouteRequest(BaseModel):
@@ -20,7 +28,7 @@ class RouteRequest(BaseModel):
     messages: list[dict[str, Any]] | None = None
 
 
-@router.post("/v1/route")
+@router.post("/v1/route", dependencies=[Depends(read_strictly)])
 async def route(asked: RouteRequest, request: Request) -> dict[str, Any]:
     """Return one decision per text. `router_ms` is what the router took for all of them together."""
     service = request.app.state.service

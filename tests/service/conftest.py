@@ -8,6 +8,7 @@ import httpx
 import pytest
 from live_server import LiveServer, started, still_running
 from openai import OpenAI
+from transformers import AutoTokenizer
 
 from bundle.manifest import Manifest
 from bundle.read import Bundle, read_bundle
@@ -49,6 +50,9 @@ def base(bundle: Bundle) -> Path:
     return checked_base(bundle, None)
 
 
+ENGINE_FLAGS = ("--", "--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+
+
 @pytest.fixture(scope="session")
 def served_link(demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the server is started with: a link, so that a test can put another bundle there."""
@@ -59,7 +63,7 @@ def served_link(demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def server(served_link: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    with started(served_link, tmp_path_factory.mktemp("server")) as live:
+    with started(served_link, tmp_path_factory.mktemp("server"), *ENGINE_FLAGS) as live:
         live.wait_until_ready()
         yield live
         family = live.family()
@@ -92,3 +96,10 @@ def prompt_for(http: httpx.Client, manifest: Manifest) -> dict[str, str]:
     missing = set(manifest.label_order) - set(found)
     assert not missing, f"no prompt of the list is routed to {sorted(missing)}; add some to PROMPTS"
     return found
+
+
+@pytest.fixture(scope="session")
+def no_blanks(base: Path) -> dict[str, float]:
+    """A `logit_bias` against blanks: a model this small fills whatever room a form leaves with them."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    return {str(token): -100 for token in range(len(tokenizer)) if tokenizer.decode([token]).isspace()}

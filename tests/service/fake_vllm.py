@@ -17,6 +17,8 @@ class FakeVllm:
         self.fail_for: str | None = None
         self.hang_for: str | None = None
         self.crash_with: Exception | None = None
+        self.break_for: str | None = None
+        self.break_with = ""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = b""
@@ -75,7 +77,20 @@ class FakeVllm:
                 )
         usage = {"total_tokens": 3 * len(asked["prompt"])}
         events.append({"id": "i", "model": asked["model"], "choices": [], "usage": usage})
-        data = b"".join(f"data: {json.dumps(event)}\n\n".encode() for event in events) + b"data: [DONE]\n\n"
+        data = b"".join(f"data: {json.dumps(event)}\n\n".encode() for event in events)
+        if self.break_for is not None and asked["model"].startswith(self.break_for):
+            if self.break_with == "raise":
+                await send({"type": "http.response.body", "body": data[:200], "more_body": True})
+                raise RuntimeError("secret detail")
+            error = {"error": {"message": "died", "type": "InternalServerError", "param": None, "code": 507}}
+            data = data[:200].rpartition(b"\n\n")[0] + b"\n\n"
+            data += {
+                "error": f"data: {json.dumps(error)}\n\ndata: [DONE]\n\n".encode(),
+                "no json": b"data: {secret\n\ndata: [DONE]\n\n",
+                "nothing": b"",
+            }[self.break_with]
+        else:
+            data += b"data: [DONE]\n\n"
         for start in range(0, len(data), 37):  # cut anywhere: a server may
             await asyncio.sleep(0)
             await send({"type": "http.response.body", "body": data[start : start + 37], "more_body": True})

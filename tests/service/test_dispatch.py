@@ -29,6 +29,7 @@ from service.request_text import RequestTexts
 
 LIMITS = Limits(prompt_tokens=64, answer_tokens=100, choices=16)
 EXPERTS = ("expert-0", "expert-1", "expert-2")
+JSON = [(b"content-type", b"application/json")]
 
 
 def small_manifest(threshold: float | None = None) -> Manifest:
@@ -118,9 +119,8 @@ class Setup:
 
 async def test_the_body_is_changed_in_nothing_but_the_model() -> None:
     setup = Setup()
-    body = {"model": "auto", "prompt": "1 ä\ud800\U0001f600", "x": [1, 2.5, None, {"y": 10**30}], "n": 2}
-    sent = json.dumps(body).encode()  # a lone surrogate is legal JSON, escaped
-    await setup.post("/v1/completions", None, content=sent)
+    body = {"model": "auto", "prompt": "1 ä\U0001f600", "x": [1, 2.5, None, {"y": 2**64 - 1}], "n": 2}
+    await setup.post("/v1/completions", body)
     assert setup.inner.bodies == [body | {"model": setup.names.experts[1].engine_name}]
     sent_headers = dict(setup.inner.scopes[0]["headers"])
     played = json.dumps(setup.inner.bodies[0]).encode()
@@ -142,7 +142,7 @@ async def test_a_body_in_pieces_is_put_together() -> None:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": JSON}
     await setup.dispatch(scope, receive, send)
     assert setup.inner.bodies[0]["model"] == setup.names.experts[2].engine_name
     assert sent[0]["status"] == 200
@@ -157,7 +157,7 @@ async def test_a_client_that_leaves_before_its_body_is_complete_reaches_nobody()
     async def send(message: Message) -> None:
         raise AssertionError("nobody is there to send to")
 
-    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": JSON}
     await setup.dispatch(scope, receive, send)
     assert setup.inner.bodies == []
 
@@ -175,7 +175,7 @@ async def test_a_client_that_leaves_is_seen_by_the_engine() -> None:
 
     async def send(message: Message) -> None: ...
 
-    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": JSON}
     await asyncio.wait_for(setup.dispatch(scope, receive, send), 5)
     assert setup.inner.disconnects == 1
     labels = {"expert": "expert-1", "endpoint": "/v1/completions", "reason": "routed", "code": "499"}
@@ -197,7 +197,7 @@ async def test_a_client_that_leaves_stops_every_part_of_a_split_request() -> Non
     async def send(message: Message) -> None:
         raise AssertionError("nobody is there to send to")
 
-    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": JSON}
     await asyncio.wait_for(setup.dispatch(scope, receive, send), 5)
     assert setup.inner.disconnects == 3
 
@@ -263,7 +263,7 @@ async def test_prompts_for_one_expert_stay_one_request() -> None:
 
 async def test_prompts_for_several_experts_are_split_and_put_together() -> None:
     setup = Setup()
-    prompts = ["1 a", "0 b", "1 c", [ord(letter) for letter in "2 d"]]
+    prompts = ["1 a", "0 b", "1 c", "2 d"]
     answer = await setup.post(
         "/v1/completions", {"prompt": prompts, "n": 2}, headers={"x-request-id": "mine"}
     )
@@ -280,6 +280,7 @@ async def test_prompts_for_several_experts_are_split_and_put_together() -> None:
         "completion_tokens_details": None,
     }
     assert answer.json()["model"] == "auto"
+    assert [choice["model"] for choice in choices] == [name for name in names for _ in range(2)]
     assert answer.json()["id"] == "cmpl-mine"
     assert sorted(len(body["prompt"]) for body in setup.inner.bodies) == [1, 1, 2]
     assert answer.headers[headers.EXPERT] == "expert-1,expert-0,expert-1,expert-2"
@@ -327,6 +328,71 @@ async def test_a_part_that_fails_fails_the_whole_and_stops_the_others(stream: bo
         "code": 400,
     }
     assert answer.headers[headers.EXPERT] == "expert-1,expert-2,expert-0"
+
+
+async def test_token_id_prompts_are_split_too_and_kinds_are_not_mixed() -> None:
+    setup = Setup()
+    ids = [[ord(letter) for letter in prompt] for prompt in ("1 a", "0 b")]
+    answer = await setup.post("/v1/completions", {"prompt": ids})
+    assert answer.headers[headers.EXPERT] == "expert-1,expert-0"
+    assert [body["prompt"] for body in setup.inner.bodies] == [[one] for one in ids]
+    mixed = await setup.post("/v1/completions", {"prompt": ["1 a", ids[1]]})
+    assert (mixed.status_code, mixed.json()["error"]["param"]) == (400, "prompt")
+
+
+@pytest.mark.parametrize("n", ["many", 1.5, [1], {"a": 1}])
+async def test_an_n_that_is_no_number_of_answers(n: object) -> None:
+    answer = await Setup().post("/v1/completions", {"prompt": ["1 a", "2 b"], "n": n})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "n")
+
+
+@pytest.mark.parametrize("ending", ["error", "nothing", "raise", "no json"])
+async def test_a_stream_that_breaks_off_ends_the_whole_with_an_error(ending: str) -> None:
+    setup = Setup()
+    setup.inner.break_for, setup.inner.break_with = "expert-2", ending
+    asked = {"prompt": ["1 a", "2 b"], "stream": True, "stream_options": {"include_usage": True}}
+    answer = await asyncio.wait_for(setup.post("/v1/completions", asked), 5)
+    *events, last = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line]
+    assert last == "[DONE]"
+    *chunks, closing = [json.loads(event) for event in events]
+    assert all("choices" in chunk for chunk in chunks)
+    assert set(closing["error"]) == {"message", "type", "param", "code"}
+    assert closing["error"]["code"] == (507 if ending == "error" else 500)
+    assert "secret" not in answer.text
+
+
+async def test_a_named_expert_is_listed_once_for_each_prompt() -> None:
+    setup = Setup()
+    for prompt, count in ((["0 a", "1 b", "2 c"], 3), ("0 a", 1), ([1, 2, 3], 1), ([[1], [2]], 2)):
+        answer = await setup.post("/v1/completions", {"model": "expert-2", "prompt": prompt})
+        assert answer.headers[headers.EXPERT] == ",".join(["expert-2"] * count)
+        assert answer.headers[headers.REASON] == ",".join(["named"] * count)
+    assert len(setup.inner.bodies) == 4
+
+
+async def test_a_long_list_of_prompts_does_not_make_headers_that_no_client_reads() -> None:
+    setup = Setup()
+    listed = await setup.post("/v1/completions", {"prompt": ["1 a", "2 b"] * 64})
+    assert len(listed.headers[headers.EXPERT].split(",")) == 128
+    answer = await setup.post("/v1/completions", {"prompt": ["1 a", "2 b"] * 65})
+    assert headers.EXPERT not in answer.headers
+    names = [setup.names.experts[k].engine_name for k in (1, 2)]
+    assert [choice["model"] for choice in answer.json()["choices"]] == names * 65
+
+
+async def test_headers_that_would_steer_the_engine_stay_outside() -> None:
+    setup = Setup()
+    steering = {"x-data-parallel-rank": "7", "x-vllm-priority": "-100", "x-mine": "stays"}
+    await setup.post("/v1/completions", {"prompt": "1 a"}, headers=steering)
+    (scope,) = setup.inner.scopes
+    assert {name.decode() for name, _ in scope["headers"]} & steering.keys() == {"x-mine"}
+
+
+async def test_only_completions_are_split() -> None:
+    setup = Setup()
+    answer = await setup.post("/tokenize", {"prompt": ["1 a", "2 b"]})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "prompt")
+    assert setup.inner.bodies == []
 
 
 async def test_an_engine_that_crashes_gives_an_error_that_tells_nothing() -> None:

@@ -41,6 +41,28 @@ def test_what_is_no_error_body_becomes_one(body: bytes) -> None:
     assert error["message"]
 
 
+def test_a_failure_of_the_engine_is_for_the_log() -> None:
+    given = {"error": {"message": "'int' object has no attribute 'get'", "type": "X", "code": 500}}
+    error = json.loads(reshaped(500, json.dumps(given).encode()))["error"]
+    assert error["message"] == "Internal error; the service's log says more"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("logprobs must be set. (parameter=logprobs, value=[1,\n2])", "logprobs must be set."),
+        (
+            "8 validation errors for ValidatorIterator\n0.TextParam.text\n  Field required [type=missing, in]",
+            "The request has not the form that this endpoint takes: Field required",
+        ),
+        ("too long" * 1000, ("too long" * 1000)[:1000]),
+    ],
+)
+def test_what_only_vllms_developers_understand_is_taken_out(said: str, told: str) -> None:
+    error = json.loads(reshaped(400, json.dumps({"error": {"message": said}}).encode()))["error"]
+    assert error["message"] == told
+
+
 def test_unauthorized_as_vllm_writes_it() -> None:
     error = json.loads(reshaped(401, b'{"error": "Unauthorized"}'))["error"]
     assert (error["message"], error["code"]) == ("Unauthorized", 401)
