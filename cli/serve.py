@@ -34,6 +34,13 @@ def serve(
         int | None, typer.Option(help="How long answers under way may take once it ends. [default: 30]")
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show vLLM's whole log.")] = False,
+    log_format: Annotated[str | None, typer.Option(help="Lines as text or as json. [default: text]")] = None,
+    request_log: Annotated[
+        bool | None, typer.Option(help="One line per request, without its text. [default: on]")
+    ] = None,
+    otlp_endpoint: Annotated[
+        str | None, typer.Option(help="OTLP receiver of traces, e.g. http://localhost:4318.")
+    ] = None,
 ) -> None:
     """Serve a bundle. Every option can also be set as GRADIENTSPACE_<NAME>."""
     from bundle.errors import BundleError
@@ -50,6 +57,9 @@ def serve(
             router_threads=router_threads,
             shutdown_seconds=shutdown_seconds,
             verbose=verbose or None,
+            log_format=log_format,
+            request_log=request_log,
+            otlp_endpoint=otlp_endpoint,
             engine_flags=tuple(engine_flags) if engine_flags else None,
         )
         code = run(settings)

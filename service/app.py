@@ -14,11 +14,14 @@ from service.decision import Decider
 from service.dispatch import Dispatch
 from service.identity import Identity
 from service.lifecycle import Lifecycle
+from service.metrics import Metrics
+from service.observed import Observed
 from service.request_text import RequestTexts
 from service.routes import catalog, health, route
 
 if TYPE_CHECKING:
     from bundle.read import Bundle
+    from service.spans import Tracer
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Service:
     max_model_len: int
 
 
-def build_app(service: Service, dispatch: Dispatch) -> FastAPI:
+def build_app(service: Service, dispatch: Dispatch, metrics: Metrics, tracer: Tracer | None) -> FastAPI:
     """Return the app; a path that none of our routes has goes to `dispatch`."""
     app = FastAPI(
         title="GradientSpace", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
@@ -43,5 +46,6 @@ def build_app(service: Service, dispatch: Dispatch) -> FastAPI:
     app.router.default = dispatch
     for kind in (HTTPException, RequestValidationError, errors.ServiceError, Exception):
         app.add_exception_handler(kind, errors.handle)
+    app.add_middleware(Observed, metrics=metrics, tracer=tracer)
     app.add_middleware(Identity, bundle_digest=service.bundle.digest)
     return app

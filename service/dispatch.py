@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +17,12 @@ from service.answer import Answer
 from service.body import ClientGoneError, Playback, parse_object, read_body, with_body
 from service.decision import Decided, Decider
 from service.errors import BadRequestError, ServiceError, error_response
-from service.metrics import UNDECIDED, Metrics
+from service.metrics import Metrics
 from service.names import Target
+from service.record import CLIENT_LEFT, CRASHED, RequestRecord, record_of
 from service.request_text import RequestTexts
 from service.split import answer_split
 
-CLIENT_LEFT = "499"
 _log = logging.getLogger(__name__)
 
 
@@ -35,8 +34,7 @@ class Incoming:
     scope: Scope
     body: dict[str, Any]
     decided: Decided
-    arrived: float
-    """`time.perf_counter()` when its body was complete."""
+    record: RequestRecord
 
 
 class Dispatch:
@@ -67,18 +65,16 @@ class Dispatch:
             raw = await read_body(receive)
         except ClientGoneError:
             return
-        arrived = time.perf_counter()
+        record = record_of(scope)
+        record.has_body()
         try:
             body = parse_object(raw)
             decided = await self._decide(endpoint, body)
         except ServiceError as error:
-            response = error_response(error)
-            self._metrics.requests.labels(
-                UNDECIDED, endpoint.path, UNDECIDED, str(response.status_code)
-            ).inc()
-            await response(scope, receive, send)
+            await error_response(error)(scope, receive, send)
             return
-        incoming = Incoming(endpoint, scope, body, decided, arrived)
+        record.was_decided(decided)
+        incoming = Incoming(endpoint, scope, body, decided, record)
         if len(decided.by_target) == 1:
             await self._run(incoming, decided.decisions[0].target, body, receive, send)
         else:
@@ -92,33 +88,26 @@ class Dispatch:
         if target is not None:
             return self._decider.named(target)
         decided = await self._decider.routed(self._texts.of(endpoint, body))
-        self._metrics.observe_routing(decided)
+        self._metrics.observe_routing(decided, self._decider.names.bundle)
         return decided
 
     async def _run(
         self, incoming: Incoming, target: Target, body: dict[str, Any], receive: Receive, send: Send
     ) -> None:
-        """Have the engine answer `body` with one target, and count it."""
+        """Have the engine answer `body` with one target."""
         raw = json.dumps(body | {"model": target.engine_name}).encode()
         answer = Answer(send, incoming.decided.headers)
         playback = Playback(raw, receive, answer)
+        scope = with_body(incoming.scope, raw)
+        generation = incoming.record.begin_generation(target, scope)
+        code = CRASHED
         try:
-            await self._inner(with_body(incoming.scope, raw), playback, answer)
+            await self._inner(scope, playback, generation.usage.watching(answer))
+            code = CLIENT_LEFT if playback.client_left else str(answer.status or CRASHED)
         except Exception as error:
             if answer.status is not None:
                 raise  # half an answer went out: only closing the connection tells the client
             _log.exception("vLLM's app raised")
             await error_response(error)(incoming.scope, receive, answer)
         finally:
-            self._count(incoming, target, answer, playback.client_left)
-
-    def _count(self, incoming: Incoming, target: Target, answer: Answer, client_left: bool) -> None:
-        path = incoming.endpoint.path
-        reason = next(d.reason for d in incoming.decided.decisions if d.target == target)
-        code = CLIENT_LEFT if client_left else str(answer.status or 500)
-        seconds = time.perf_counter() - incoming.arrived
-        self._metrics.requests.labels(target.name, path, reason, code).inc()
-        self._metrics.request_seconds.labels(target.name, path).observe(seconds)
-        if answer.first_event_at is not None:
-            waited = answer.first_event_at - incoming.arrived
-            self._metrics.first_token_seconds.labels(target.name, path).observe(waited)
+            incoming.record.end_generation(generation, code, answer.first_event_at)

@@ -31,14 +31,18 @@ from service.engine_args import engine_args
 from service.environment import available_cores, prepare_environment
 from service.errors import UsageError
 from service.lifecycle import Lifecycle
+from service.logs import configure_logging
 from service.metrics import Metrics
 from service.names import ModelNames
 from service.request_text import RequestTexts
 from service.settings import Settings
 from service.signals import Signals, StoppedError
+from service.tracing import trace_protocol, tracing
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+
+    from service.spans import Tracer
 
 _WATCH_SECONDS = 1.0  # ours: how soon a dead engine is noticed without a request
 _log = logging.getLogger(__name__)
@@ -65,7 +69,8 @@ def run(settings: Settings) -> int:
 
 def _run(settings: Settings, signals: Signals) -> int:
     start = time.monotonic()
-    logging.basicConfig(level=logging.INFO if settings.verbose else logging.WARNING)
+    configure_logging(settings.log_format, settings.verbose, settings.request_log)
+    trace_protocol(settings.otlp_endpoint)  # said before the long start
     bundle = read_bundle(settings.bundle)
     console.say(console.describe(bundle))
     base = checked_base(bundle, settings.base_model)
@@ -82,7 +87,7 @@ def _run(settings: Settings, signals: Signals) -> int:
         )
 
         def on_ready(port: int) -> None:
-            print(console.ready_lines(settings.host, port, time.monotonic() - start), flush=True)
+            console.say_ready(settings.host, port, time.monotonic() - start)
 
         serving = _serve(settings, bundle, args, router, sock, signals, on_ready)
         with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
@@ -116,13 +121,16 @@ async def _serve(
 ) -> int:
     lifecycle = Lifecycle()
     async with _started(args, lifecycle) as engine:
-        with contextlib.closing(RouterThread(router)) as classifier:
+        with (
+            contextlib.closing(RouterThread(router)) as classifier,
+            tracing(settings.otlp_endpoint) as tracer,
+        ):
             server = _HttpServer(
                 uvicorn.Config(
-                    _wired(bundle, engine, classifier, lifecycle),
+                    _wired(bundle, engine, classifier, lifecycle, tracer),
                     lifespan="off",
-                    log_level="info" if settings.verbose else "warning",
-                    access_log=settings.verbose,
+                    log_config=None,  # its lines go where ours go
+                    access_log=False,  # `request_log` says more
                     server_header=False,
                     timeout_graceful_shutdown=settings.shutdown_seconds,
                 )
@@ -161,17 +169,25 @@ async def _started(args: Namespace, lifecycle: Lifecycle) -> AsyncIterator[Runni
         yield engine
 
 
-def _wired(bundle: Bundle, engine: RunningEngine, classifier: RouterThread, lifecycle: Lifecycle) -> FastAPI:
+def _wired(
+    bundle: Bundle,
+    engine: RunningEngine,
+    classifier: RouterThread,
+    lifecycle: Lifecycle,
+    tracer: Tracer | None,
+) -> FastAPI:
     """Put the parts together."""
     manifest = bundle.manifest
     metrics = Metrics()
+    metrics.serve_bundle(manifest)
+    metrics.watch(lambda: not engine.dead, lambda: lifecycle.not_ready_because is None)
     tokenizer = engine.tokenizer
     template = bundle.chat_template.read_text(encoding="utf-8")
     prompts = PromptReader(template, tokenizer.bos_token, tokenizer.eos_token)
     texts = RequestTexts(manifest.routed_text.rule, prompts, tokenizer)
     decider = Decider(ModelNames(manifest), classifier, manifest.calibration.threshold)
     service = Service(bundle, decider, texts, lifecycle, engine.max_model_len)
-    return build_app(service, Dispatch(engine.app, decider, texts, metrics))
+    return build_app(service, Dispatch(engine.app, decider, texts, metrics), metrics, tracer)
 
 
 async def _watch(engine: RunningEngine, lifecycle: Lifecycle) -> None:

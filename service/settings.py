@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import UsageError
+from service.logs import LogFormat
 
 ENV_PREFIX = "GRADIENTSPACE_"
 
@@ -27,7 +28,12 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)  # anchor:vllm (0: any free port)
     router_threads: int = Field(default=1, ge=1)  # ours: the other cores belong to the engine
     shutdown_seconds: int = Field(default=30, ge=0)  # anchor:production-stack's and litellm's drain
-    verbose: bool = False  # ours: vLLM's own log stays at warnings
+    verbose: bool = False  # ours: vLLM's own log stays at errors
+    log_format: LogFormat = "text"  # ours: a person starts it first, a log collector later
+    request_log: bool = True  # anchor:uvicorn and vLLM, one line per request
+    otlp_endpoint: str | None = Field(  # anchor:opentelemetry, off until there is a receiver
+        default=None, description="base address of an OTLP receiver of traces, e.g. http://localhost:4318"
+    )
     engine_flags: Annotated[tuple[str, ...], NoDecode] = Field(  # anchor:vllm, its flags as they are
         default=(), description="flags for vLLM, in the environment as one shell-quoted string"
     )

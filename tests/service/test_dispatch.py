@@ -22,6 +22,7 @@ from service.decision import Decider
 from service.dispatch import Dispatch
 from service.metrics import Metrics
 from service.names import ModelNames
+from service.observed import Observed
 from service.request_text import RequestTexts
 
 EXPERTS = ("expert-0", "expert-1", "expert-2")
@@ -75,7 +76,7 @@ class Letters:
 
 
 class Setup:
-    def __init__(self, router: Any = None, threshold: float | None = None) -> None:
+    def __init__(self, router: Any = None, threshold: float | None = None, tracer: Any = None) -> None:
         manifest = small_manifest(threshold)
         self.inner = FakeVllm()
         self.router = router or WordRouter()
@@ -84,10 +85,13 @@ class Setup:
         texts = RequestTexts("last_user", PromptReader(template, "", ""), Letters())
         decider = Decider(ModelNames(manifest), self.router, threshold)
         self.names = decider.names
-        self.dispatch = Dispatch(self.inner, decider, texts, Metrics(self.registry))
+        metrics = Metrics(self.registry)
+        metrics.serve_bundle(manifest)
+        self.dispatch = Dispatch(self.inner, decider, texts, metrics)
+        self.app = Observed(self.dispatch, metrics, tracer)
 
     async def post(self, path: str, body: Any, **more: Any) -> httpx.Response:
-        transport = httpx.ASGITransport(self.dispatch)
+        transport = httpx.ASGITransport(self.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.post(path, json=body, **more)
 
@@ -122,7 +126,7 @@ async def test_a_body_in_pieces_is_put_together() -> None:
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
-    await setup.dispatch(scope, receive, send)
+    await setup.app(scope, receive, send)
     assert setup.inner.bodies[0]["model"] == setup.names.experts[2].engine_name
     assert sent[0]["status"] == 200
 
@@ -137,7 +141,7 @@ async def test_a_client_that_leaves_before_its_body_is_complete_reaches_nobody()
         raise AssertionError("nobody is there to send to")
 
     scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
-    await setup.dispatch(scope, receive, send)
+    await setup.app(scope, receive, send)
     assert setup.inner.bodies == []
 
 
@@ -155,7 +159,7 @@ async def test_a_client_that_leaves_is_seen_by_the_engine() -> None:
     async def send(message: Message) -> None: ...
 
     scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
-    await asyncio.wait_for(setup.dispatch(scope, receive, send), 5)
+    await asyncio.wait_for(setup.app(scope, receive, send), 5)
     assert setup.inner.disconnects == 1
     labels = {"expert": "expert-1", "endpoint": "/v1/completions", "reason": "routed", "code": "499"}
     assert setup.count("requests_total", **labels) == 1
@@ -177,7 +181,7 @@ async def test_a_client_that_leaves_stops_every_part_of_a_split_request() -> Non
         raise AssertionError("nobody is there to send to")
 
     scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
-    await asyncio.wait_for(setup.dispatch(scope, receive, send), 5)
+    await asyncio.wait_for(setup.app(scope, receive, send), 5)
     assert setup.inner.disconnects == 3
 
 
@@ -353,5 +357,5 @@ async def test_a_websocket_is_closed() -> None:
     async def receive() -> Message:
         return {"type": "websocket.connect"}
 
-    await Setup().dispatch({"type": "websocket", "path": "/v1/realtime"}, receive, send)
+    await Setup().app({"type": "websocket", "path": "/v1/realtime"}, receive, send)
     assert [message["type"] for message in sent] == ["websocket.close"]
