@@ -88,6 +88,12 @@ class Metrics:
         self.in_flight = Gauge(
             "gradientspace_in_flight", "Requests that are being answered", registry=registry
         )
+        self.rejected = Counter(
+            "gradientspace_rejected",
+            "Requests turned away before they were routed",
+            ["reason"],
+            registry=registry,
+        )
         self.fallbacks = Counter(
             "gradientspace_fallbacks",
             "Routed texts that the fallback adapter answered",
