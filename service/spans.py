@@ -83,8 +83,9 @@ class RequestSpan:
             "url.path": endpoint.path,
             "gradientspace.request_id": record.request_id,
         }
-        if scope.get("server"):
-            attributes |= {"server.address": scope["server"][0], "server.port": scope["server"][1]}
+        address, port = scope.get("server") or (None, None)
+        if address is not None and port is not None:
+            attributes |= {"server.address": address, "server.port": port}
         carrier = {name: value for name, value in Headers(scope=scope).items() if name.startswith("trace")}
         self._span = tracer.start_span(
             self._operation,

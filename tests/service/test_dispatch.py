@@ -95,6 +95,11 @@ class Setup:
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.post(path, json=body, **more)
 
+    async def method(self, method: str, path: str) -> httpx.Response:
+        transport = httpx.ASGITransport(self.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.request(method, path)
+
     def count(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(f"gradientspace_{name}", labels) or 0
 
