@@ -33,22 +33,21 @@ def test_every_alert_has_a_case_that_fires_and_one_that_does_not() -> None:
         assert fires == {True, False}, alert
 
 
-@pytest.mark.parametrize("alert", alerts())
-def test_the_unit_tests_would_notice_an_alert_that_never_or_always_fires(alert: str, tmp_path: Path) -> None:
-    for verdict in ("> Inf", ">= -Inf"):
-        folder = tmp_path / str(len(verdict))
-        for name in ("rules/recording.yml", "rules/alerts.yml", "tests/alerts.yml"):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text((PROMETHEUS / name).read_text())
-        file = folder / "rules" / "alerts.yml"
-        changed = yaml.safe_load(file.read_text())
-        (rule,) = [rule for rule in changed["groups"][0]["rules"] if rule["alert"] == alert]
-        comparison = re.compile(r"(>|==)\s*[\d.]+(?=\s*(and\b|$))")
+@pytest.mark.parametrize("verdict", ["> Inf", ">= -Inf"])
+def test_the_unit_tests_notice_alerts_that_never_or_always_fire(verdict: str, tmp_path: Path) -> None:
+    for name in ("rules/recording.yml", "rules/alerts.yml", "tests/alerts.yml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text((PROMETHEUS / name).read_text())
+    file = tmp_path / "rules" / "alerts.yml"
+    changed = yaml.safe_load(file.read_text())
+    comparison = re.compile(r"(>|==)\s*[\d.]+(?=\s*(and\b|$))")
+    for rule in changed["groups"][0]["rules"]:
         rule["expr"], count = comparison.subn(verdict, rule["expr"].strip(), count=1)
         assert count == 1
-        file.write_text(yaml.safe_dump(changed))
-        with pytest.raises(AssertionError, match=alert):
-            promtool("test", "rules", folder / "tests" / "alerts.yml")
+    file.write_text(yaml.safe_dump(changed))
+    with pytest.raises(AssertionError) as failed:
+        promtool("test", "rules", tmp_path / "tests" / "alerts.yml")
+    assert [alert for alert in alerts() if f"alertname: {alert}," not in str(failed.value)] == []
 
 
 def test_every_expression_of_the_dashboard_parses(tmp_path: Path) -> None:
