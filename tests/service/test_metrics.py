@@ -55,9 +55,11 @@ async def test_odd_names_paths_and_methods_make_no_new_series() -> None:
     setup = Setup()
 
     async def ask(odd: str) -> None:
-        await setup.post("/v1/completions", {"model": odd, "prompt": "1 a"})
-        await setup.post("/v1/completions", {"model": [odd], "prompt": "1 a"})
-        await setup.post(f"/v1/{odd}", {"prompt": "1 a"}, headers={"x-request-id": odd})
+        mine = {"x-request-id": odd, "user-agent": odd}
+        await setup.post("/v1/completions", {"model": odd, "prompt": "1 a"}, headers=mine)
+        await setup.post("/v1/completions", {"model": [odd], "prompt": "1 a"}, headers=mine)
+        await setup.post("/v1/completions", {"model": "auto", "prompt": "1 a"}, headers=mine)
+        await setup.post(f"/v1/{odd}", {"prompt": "1 a"}, headers=mine)
         await setup.method(odd.upper(), "/v1/completions")
 
     await ask("first")
