@@ -29,8 +29,12 @@ class Settings(BaseSettings):
     router_threads: int = Field(default=1, ge=1)  # ours: the other cores belong to the engine
     shutdown_seconds: int = Field(default=30, ge=0)  # anchor:production-stack's and litellm's drain
     verbose: bool = False  # ours: vLLM's own log stays at errors
-    log_format: LogFormat = "text"  # ours: a person starts it first, a log collector later
-    request_log: bool = True  # anchor:uvicorn and vLLM, one line per request
+    log_format: LogFormat = Field(  # ours: a person starts it first, a log collector later
+        default="text", description="lines of the log as text or as json"
+    )
+    request_log: bool = Field(  # anchor:uvicorn, and with it vLLM's own server
+        default=True, description="one line of log per request, without its text"
+    )
     otlp_endpoint: str | None = Field(  # anchor:opentelemetry, off until there is a receiver
         default=None, description="base address of an OTLP receiver of traces, e.g. http://localhost:4318"
     )

@@ -6,6 +6,7 @@ one for routing and one for each expert that generates.
 
 from __future__ import annotations
 
+import logging
 import time
 from importlib.metadata import version
 from threading import Thread
@@ -44,6 +45,7 @@ class Tracer:
 
     def __init__(self, exporter: SpanExporter) -> None:
         """Sampler, resource and batch sizes are set by OpenTelemetry's own environment variables."""
+        logging.getLogger("opentelemetry").setLevel(logging.ERROR)  # one line per lost batch, not per retry
         self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer(PROVIDER)
