@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 from pathlib import Path
@@ -18,8 +19,9 @@ MARKER = "zebra-finch-4711"
 
 @pytest.mark.slow
 def test_json_lines_and_traces_of_a_running_service(
-    demo_bundle: Path, manifest: Manifest, tmp_path: Path
+    demo_bundle: Path, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")
     messages = [{"role": "user", "content": MARKER}]
     bodies = {
         "/v1/chat/completions": {"messages": messages, "max_tokens": 4, "stream": True},
@@ -28,11 +30,11 @@ def test_json_lines_and_traces_of_a_running_service(
         "/v1/messages": {"messages": messages, "max_tokens": MARKER},
         "/tokenize": {"prompt": MARKER},
     }
-    options = ["--log-format", "json"]
-    with (
-        receiving() as receiver,
-        started(demo_bundle, tmp_path, *options, "--otlp-endpoint", receiver.url) as live,
-    ):
+    with contextlib.ExitStack() as stack:
+        receiver = stack.enter_context(receiving())
+        options = ["--log-format", "json", "--otlp-endpoint", receiver.url]
+        of_engine = ["--", "--otlp-traces-endpoint", f"{receiver.url}/v1/traces"]
+        live = stack.enter_context(started(demo_bundle, tmp_path, *options, *of_engine))
         live.wait_until_ready()
         with httpx.Client(base_url=live.url, timeout=60) as client:
             for path, body in bodies.items():
@@ -65,3 +67,7 @@ def test_json_lines_and_traces_of_a_running_service(
         assert requests["/v1/responses"]["completion_tokens"] == 4
         assert servers["/v1/messages"].attributes["error.type"] == "400"
         assert MARKER.encode() not in b"".join(receiver.requests)
+        generations = {span.span_id for span in receiver.spans if span.name.startswith("generate ")}
+        engines = [span for span in receiver.spans if span.name == "llm_request"]
+        assert len(engines) == 4
+        assert {span.parent_id for span in engines} <= generations
