@@ -74,12 +74,27 @@ class _DiscreetFormatter(logging.Formatter):
         super().__init__()
         self._with_messages = with_messages
 
+    def message(self, record: logging.LogRecord) -> str:
+        """Return what a record says; of an exception in it only the type."""
+        if self._tells_all(record):
+            return record.getMessage()
+        args = record.args if isinstance(record.args, tuple) else ()
+        error = record.exc_info[1] if record.exc_info else None
+        said = record.getMessage()
+        for one in (error, *args):
+            if isinstance(one, BaseException) and str(one):
+                said = said.replace(str(one), type(one).__name__)
+        return said
+
+    def _tells_all(self, record: logging.LogRecord) -> bool:
+        return self._with_messages or record.name.startswith(_SEES_ONLY_TOKENS)
+
     def trace(self, record: logging.LogRecord) -> str:
         """Return the traceback of a record, empty if it has none."""
         error = record.exc_info[1] if record.exc_info else None
         if error is None:
             return record.exc_text or ""
-        if self._with_messages or record.name.startswith(_SEES_ONLY_TOKENS):
+        if self._tells_all(record):
             return "".join(traceback.format_exception(error)).rstrip()
         return "\n".join(reversed([_places(one) for one in _chain(error)]))
 
@@ -96,7 +111,7 @@ class TextFormatter(_DiscreetFormatter):
         """Return the line."""
         if record.name == CONSOLE:
             return record.getMessage()
-        line = f"{self.time_of(record)} {record.levelname} {record.name}: {record.getMessage()}"
+        line = f"{self.time_of(record)} {record.levelname} {record.name}: {self.message(record)}"
         trace = self.trace(record)
         return f"{line}\n{trace}" if trace else line
 
@@ -111,7 +126,7 @@ class JsonFormatter(_DiscreetFormatter):
             "level": record.levelname,
             "logger": record.name,
             "process": getattr(record, "vllm_process_name", record.processName),
-            "message": record.getMessage(),
+            "message": self.message(record),
             **getattr(record, "fields", {}),
         }
         trace = self.trace(record)

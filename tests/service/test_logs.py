@@ -167,6 +167,19 @@ def test_what_the_engine_itself_raises_is_said_in_full(logged: Any) -> None:
     assert entry.index("builtins.ValueError") < entry.index("builtins.MemoryError")
 
 
+def test_a_line_that_repeats_an_exception_names_its_type_instead(logged: Any) -> None:
+    logged.configure("json")
+    log = logging.getLogger("vllm.entrypoints.serve")
+    try:
+        raise ValueError(f"got {MARKER}")
+    except ValueError as error:
+        log.exception("Error in create_messages: %s", error)
+        log.error("Refused: %s", error)
+        log.exception(f"Failed with {error}")
+    said = [json.loads(line)["message"] for line in logged.lines()]
+    assert said == ["Error in create_messages: ValueError", "Refused: ValueError", "Failed with ValueError"]
+
+
 def test_what_the_service_says_of_itself_is_bare_text_or_json(logged: Any) -> None:
     from service import console
 
