@@ -148,6 +148,11 @@ class Manifest(_Record):
         """Every adapter of the bundle: the experts in label order, then the fallback."""
         return (*self.experts, self.fallback)
 
+    @property
+    def digest(self) -> str:
+        """Twelve hex digits that change with anything in the bundle."""
+        return self.seal[:12]
+
     def sealed(self) -> Manifest:
         """Return the same manifest with its seal set."""
         return self.model_copy(update={"seal": self._seal_of_content()})

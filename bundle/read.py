@@ -36,7 +36,7 @@ class Bundle:
     @property
     def digest(self) -> str:
         """Twelve hex digits that change with anything in the bundle."""
-        return self.manifest.seal[:12]
+        return self.manifest.digest
 
     @property
     def chat_template(self) -> Path:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from prometheus_client import Counter
 from starlette.exceptions import HTTPException
 
 from service import errors
@@ -19,6 +18,8 @@ from service.dispatch import Dispatch
 from service.identity import Identity
 from service.in_flight import InFlight
 from service.lifecycle import Lifecycle
+from service.metrics import Metrics
+from service.observed import Observed
 from service.request_text import RequestTexts
 from service.routes import admin, catalog, health, openapi, playground, route
 from service.settings import Settings
@@ -26,6 +27,7 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from bundle.read import Bundle
     from service.reload import Reloader
+    from service.spans import Tracer
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,12 @@ class Service:
 
 
 def build_app(
-    service: Service, dispatch: Dispatch, access: Access, rejected: Counter, settings: Settings
+    service: Service,
+    dispatch: Dispatch,
+    access: Access,
+    metrics: Metrics,
+    settings: Settings,
+    tracer: Tracer | None,
 ) -> FastAPI:
     """Return the app; a path that none of our routes has goes to `dispatch`."""
     app = _bare_app()
@@ -57,8 +64,9 @@ def build_app(
     if settings.playground:
         app.include_router(playground.router)
     app.router.default = dispatch
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, rejected=rejected)
-    app.add_middleware(Authentication, access=access, on_refused=rejected.labels("unauthorized").inc)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, rejected=metrics.rejected)
+    app.add_middleware(Authentication, access=access, on_refused=metrics.rejected.labels("unauthorized").inc)
+    app.add_middleware(Observed, metrics=metrics, tracer=tracer)
     app.add_middleware(Identity, bundle_digest=service.bundle.digest)
     return app
 

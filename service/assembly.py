@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from bundle.read import Bundle
 from router.load import load_router
 from router.protocol import Router
@@ -23,19 +25,30 @@ from service.request_text import RequestTexts
 from service.settings import Settings
 from service.versions import Version
 
+if TYPE_CHECKING:
+    from service.spans import Tracer
+
 
 class Assembly:
     """Makes versions, the first one and those of reloads, around one engine."""
 
     def __init__(
-        self, settings: Settings, access: Access, engine: RunningEngine, lifecycle: Lifecycle
+        self,
+        settings: Settings,
+        access: Access,
+        engine: RunningEngine,
+        lifecycle: Lifecycle,
+        tracer: Tracer | None,
     ) -> None:
         """Make what is not of one bundle."""
         self._settings = settings
         self._access = access
         self._engine = engine
         self._lifecycle = lifecycle
+        self._tracer = tracer
         self._metrics = Metrics()
+        self._metrics.watch(lambda: not engine.dead, lambda: lifecycle.not_ready_because is None)
+        self._reload_metrics = ReloadMetrics()
         limits = Limits(
             settings.max_prompt_tokens or engine.max_model_len,
             settings.max_answer_tokens or engine.max_model_len,
@@ -45,7 +58,12 @@ class Assembly:
         self._models = RequestModels(engine.inner.routes)
         self.in_flight = InFlight(settings.max_in_flight, lifecycle, self._metrics)
         self.reloader = Reloader(
-            settings.bundle, engine, self._load_classifier, self.version, ReloadMetrics()
+            settings.bundle,
+            engine,
+            self._load_classifier,
+            self.version,
+            self._announce,
+            self._reload_metrics,
         )
 
     def classifier(self, router: Router) -> RouterThread:
@@ -81,8 +99,13 @@ class Assembly:
             lambda: engine.dead,
             self._models,
         )
-        app = build_app(service, dispatch, self._access, self._metrics.rejected, self._settings)
+        app = build_app(service, dispatch, self._access, self._metrics, self._settings, self._tracer)
         return Version(bundle, loaded, classifier, app)
 
     def _load_classifier(self, bundle: Bundle) -> RouterThread:
         return self.classifier(load_router(bundle, self._settings.router_threads))
+
+    def _announce(self, bundle: Bundle) -> None:
+        """Say in the metrics what is served; called at the start, at a switch, and after the last old answer."""
+        self._metrics.serve_bundle(bundle.manifest)
+        self._reload_metrics.serving(bundle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import threading
 import time
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bundle.read import Bundle
+from service import logs
 from service.names import AUTO
 
 _TICK_SECONDS = 10.0  # ours: a log gets a line this often, a terminal sees the seconds run
@@ -17,7 +19,16 @@ _TICK_SECONDS = 10.0  # ours: a log gets a line this often, a terminal sees the 
 
 def say(line: str) -> None:
     """Print one line of progress."""
-    print(line, file=sys.stderr, flush=True)
+    logging.getLogger(logs.CONSOLE).info("%s", line)
+
+
+def say_ready(host: str, port: int, seconds: float) -> None:
+    """Print that it is ready and a command to paste; where lines are JSON, without the command."""
+    lines = ready_lines(host, port, seconds)
+    if logs.as_json():
+        say(lines.partition(" (")[0])
+    else:
+        print(lines, flush=True)
 
 
 def describe(bundle: Bundle) -> str:
@@ -36,10 +47,13 @@ def ticking(what: str) -> Iterator[None]:
     start = time.monotonic()
 
     def tick() -> None:
-        terminal = sys.stderr.isatty()
+        terminal = sys.stderr.isatty() and not logs.as_json()
         while not over.wait(1.0 if terminal else _TICK_SECONDS):
             seconds = f"{what}: {time.monotonic() - start:.0f} s"
-            print(seconds, end="\r" if terminal else "\n", file=sys.stderr, flush=True)
+            if terminal:
+                print(seconds, end="\r", file=sys.stderr, flush=True)
+            else:
+                say(seconds)
         if terminal:
             print(file=sys.stderr)
 

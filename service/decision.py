@@ -27,6 +27,8 @@ class Decision:
     confidence: float
     probabilities: tuple[float, ...] = ()
     """Over the K experts in label order; empty if the router did not run or failed."""
+    choice: Target | None = None
+    """The most probable expert, also where the fallback answers instead."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ class Decider:
         best = int(row.argmax())
         confidence = float(row[best])
         everything = tuple(float(probability) for probability in row)
+        choice = self.names.experts[best]
         if self._threshold is not None and confidence < self._threshold:
-            return Decision(self.names.fallback, "low_confidence", confidence, everything)
-        return Decision(self.names.experts[best], "routed", confidence, everything)
+            return Decision(self.names.fallback, "low_confidence", confidence, everything, choice)
+        return Decision(choice, "routed", confidence, everything, choice)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -27,16 +26,16 @@ from service.errors import (
     BadRequestError,
     ServiceError,
     ServiceUnavailableError,
-    error_response,
 )
 from service.in_flight import InFlight
-from service.metrics import UNDECIDED, Metrics
+from service.metrics import Metrics
 from service.mistakes import RequestModels
 from service.names import Target
+from service.record import CLIENT_LEFT, RequestRecord, record_of
 from service.request_text import RequestTexts, prompt_count
 from service.split import answer_split
 
-CLIENT_LEFT = "499"
+_ENDED_BEFORE_IT_BEGAN = "503"
 _MAY_BE_A_MISTAKE = (400, 500)
 _log = logging.getLogger(__name__)
 
@@ -49,8 +48,7 @@ class Incoming:
     scope: Scope
     body: dict[str, Any]
     decided: Decided
-    arrived: float
-    """`time.perf_counter()` when its body was complete."""
+    record: RequestRecord
 
 
 class Dispatch:
@@ -85,13 +83,8 @@ class Dispatch:
         answer = Answer(send)
         try:
             endpoint = endpoint_of(scope["method"], scope["path"])
-        except ServiceError as error:
-            await answer.fail(error, scope, receive)
-            return
-        try:
             await self._admit(endpoint, scope, receive, answer)
         except ServiceError as error:
-            self._count_undecided(endpoint, str(error_response(error).status_code))
             await answer.fail(error, scope, receive)
 
     async def _admit(self, endpoint: Endpoint, scope: Scope, receive: Receive, answer: Answer) -> None:
@@ -101,12 +94,13 @@ class Dispatch:
             raw = await read_body(receive)
         except ClientGoneError:
             return
-        arrived = time.perf_counter()
+        record = record_of(scope)
+        record.has_body()
         with self._in_flight.slot() as slot:
             try:
-                await self._handle(endpoint, scope, raw, arrived, Client(receive), answer)
+                await self._handle(endpoint, scope, raw, record, Client(receive), answer)
             except ClientGoneError:
-                self._count_undecided(endpoint, CLIENT_LEFT)
+                return  # the record says so
             except asyncio.CancelledError:
                 error = slot.absorb_cancellation()
                 if error is None:
@@ -114,7 +108,13 @@ class Dispatch:
                 await answer.fail(error, scope, receive)
 
     async def _handle(
-        self, endpoint: Endpoint, scope: Scope, raw: bytes, arrived: float, client: Client, answer: Answer
+        self,
+        endpoint: Endpoint,
+        scope: Scope,
+        raw: bytes,
+        record: RequestRecord,
+        client: Client,
+        answer: Answer,
     ) -> None:
         body = accepted_body(endpoint, scope, raw)
         await self._admission.check(endpoint, body)
@@ -123,16 +123,14 @@ class Dispatch:
             decided = self._decider.named(target, prompt_count(endpoint, body))
         else:
             decided = await client.unless_gone(self._decider.routed(self._texts.of(endpoint, body)))
-            self._metrics.observe_routing(decided)
+            self._metrics.observe_routing(decided, self._decider.names.bundle)
+        record.was_decided(decided)
         answer.headers = decided.headers
-        incoming = Incoming(endpoint, scope, body, decided, arrived)
+        incoming = Incoming(endpoint, scope, body, decided, record)
         if len(decided.by_target) == 1:
             await self._run(incoming, decided.decisions[0].target, body, client.receive, answer)
         else:
             await answer_split(incoming, self._run, client.receive, answer)
-
-    def _count_undecided(self, endpoint: Endpoint, code: str) -> None:
-        self._metrics.requests.labels(UNDECIDED, endpoint.path, UNDECIDED, code).inc()
 
     def _named(self, body: dict[str, Any]) -> Target | None:
         model = body.get("model")
@@ -143,35 +141,25 @@ class Dispatch:
     async def _run(
         self, incoming: Incoming, target: Target, body: dict[str, Any], receive: Receive, send: Send
     ) -> None:
-        """Have the engine answer `body` with one target, and count it."""
+        """Have the engine answer `body` with one target."""
         body = body | {"model": target.engine_name}
         raw = json.dumps(body).encode()
         answer = Answer(send, partial(self._explain, incoming.endpoint.path, body))
         playback = Playback(raw, receive, answer)
+        scope = with_body(incoming.scope, raw)
+        generation = incoming.record.begin_generation(target, scope)
         try:
-            await self._inner(with_body(incoming.scope, raw), playback, answer)
+            await self._inner(scope, playback, generation.usage.watching(answer))
         except Exception as error:
-            if (
-                answer.status is None or answer.status >= 500
-            ):  # a mistake was answered and is raised once more
+            if (answer.status or 500) >= 500:  # else a mistake was answered, and is raised once more
                 _log.exception("vLLM's app raised")
             await answer.fail(error, incoming.scope, receive)
         finally:
-            self._count(incoming, target, answer, playback.client_left)
+            code = CLIENT_LEFT if playback.client_left else str(answer.status or _ENDED_BEFORE_IT_BEGAN)
+            incoming.record.end_generation(generation, code, answer.first_event_at)
 
     def _explain(self, path: str, body: dict[str, Any], status: int, error: bytes) -> ServiceError | None:
         """Return whose fault an error of the engine is, if it is not what the engine says."""
         if status >= 500 and self._engine_is_dead():
             return ServiceUnavailableError(ENGINE_DIED)
         return self._models.mistake(path, body, error) if status in _MAY_BE_A_MISTAKE else None
-
-    def _count(self, incoming: Incoming, target: Target, answer: Answer, client_left: bool) -> None:
-        path = incoming.endpoint.path
-        reason = next(d.reason for d in incoming.decided.decisions if d.target == target)
-        code = CLIENT_LEFT if client_left else str(answer.status or 503)  # none: ended before it began
-        seconds = time.perf_counter() - incoming.arrived
-        self._metrics.requests.labels(target.name, path, reason, code).inc()
-        self._metrics.request_seconds.labels(target.name, path).observe(seconds)
-        if answer.first_event_at is not None:
-            waited = answer.first_event_at - incoming.arrived
-            self._metrics.first_token_seconds.labels(target.name, path).observe(waited)

@@ -36,6 +36,10 @@ def prepare_environment(environ: MutableMapping[str, str], verbose: bool, cores:
     environ["HF_HUB_OFFLINE"] = "1"  # the base is a folder by now, nothing else is to be fetched
     environ.setdefault("VLLM_LOGGING_LEVEL", "INFO" if verbose else "ERROR")
     environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # standard output is for the ready lines
+    if not verbose:  # notes of libraries to their developers, printed past every log
+        environ.setdefault("PYTHONWARNINGS", "ignore")
+        environ.setdefault("TORCH_LOGS", "-all")
+        environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if cores <= SMALL_MACHINE_CORES:
         environ.setdefault("OMP_NUM_THREADS", "1")
     if environ.get("OMP_NUM_THREADS") == "1":

@@ -46,15 +46,15 @@ def bound_socket(host: str, port: int, setting: str) -> socket.socket:
 
 
 @asynccontextmanager
-async def listening(app: ASGIApp, sock: socket.socket, verbose: bool) -> AsyncIterator[None]:
+async def listening(app: ASGIApp, sock: socket.socket) -> AsyncIterator[None]:
     """Answer on the port for the block, and close it afterwards."""
     server = _HttpServer(
         uvicorn.Config(
             app,
             http=HttpProtocol,
             lifespan="off",
-            log_level="info" if verbose else "warning",
-            access_log=verbose,
+            log_config=None,  # its lines go where ours go
+            access_log=False,  # `request_log` says more
             server_header=False,
             timeout_graceful_shutdown=_LINGER_SECONDS,
         )

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from service.decision import Decided
+from service.names import FALLBACK
+
+if TYPE_CHECKING:
+    from bundle.manifest import Manifest
+    from service.record import Generation, RequestRecord
 
 _REQUEST_EDGES = (  # anchor:vllm, its end-to-end edges, with finer ones below for small models
     *(0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480),
@@ -19,6 +27,7 @@ _CONFIDENCE_EDGES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # anchor
 
 UNDECIDED = "none"
 """The label of `expert` and `reason` where a request failed before anything was decided."""
+_FALLBACK_REASONS = ("low_confidence", "router_error")
 
 
 class Metrics:
@@ -46,6 +55,12 @@ class Metrics:
             buckets=_FIRST_TOKEN_EDGES,
             registry=registry,
         )
+        self.tokens = Counter(
+            "gradientspace_tokens",
+            "Tokens of finished answers as the engine counted them, kind prompt or completion",
+            ["expert", "kind"],
+            registry=registry,
+        )
         self.router_seconds = Histogram(
             "gradientspace_router_seconds",
             "What routing cost a request, the wait behind others included",
@@ -56,6 +71,18 @@ class Metrics:
             "gradientspace_router_confidence",
             "The router's probability of the expert it would choose, per routed text",
             buckets=_CONFIDENCE_EDGES,
+            registry=registry,
+        )
+        self.routed_texts = Counter(
+            "gradientspace_routed_texts",
+            "Texts by the expert that the router would choose, also where the fallback answers",
+            ["bundle", "expert"],
+            registry=registry,
+        )
+        self.training_share = Gauge(
+            "gradientspace_expert_training_share",
+            "Share of the training rows that are the expert's",
+            ["bundle", "expert"],
             registry=registry,
         )
         self.in_flight = Gauge(
@@ -73,15 +100,71 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        self.engine_up = Gauge(
+            "gradientspace_engine_up", "1 while the engine can answer, 0 once it died", registry=registry
+        )
+        self.ready = Gauge("gradientspace_ready", "1 while /health/ready says 200, else 0", registry=registry)
+        for reason in _FALLBACK_REASONS:
+            self.fallbacks.labels(reason)  # a counter that appears with its first event hides that event
 
-    def observe_routing(self, decided: Decided) -> None:
-        """Count what the router decided for a request that is going to be answered."""
+    def serve_bundle(self, manifest: Manifest) -> None:
+        """Count for this bundle from now on: call it at the start and at every switch to another.
+
+        Series of other bundles, and of experts that this one does not have, are removed. An answer that was
+        under way at the switch brings its expert's back, so call it again when the last of those is out.
+        """
+        shares = {expert.name: expert.share for expert in manifest.experts}
+        answering = {*shares, FALLBACK, manifest.base.name, UNDECIDED}
+        for family in (self.requests, self.request_seconds, self.first_token_seconds, self.tokens):
+            _keep_only(family, "expert", answering)
+        _keep_only(self.routed_texts, "bundle", {manifest.digest})
+        _keep_only(self.training_share, "bundle", {manifest.digest})
+        for expert, share in shares.items():
+            self.routed_texts.labels(manifest.digest, expert)
+            self.training_share.labels(manifest.digest, expert).set(share)
+
+    def watch(self, engine_up: Callable[[], bool], ready: Callable[[], bool]) -> None:
+        """Ask these whenever the metrics are read."""
+        self.engine_up.set_function(lambda: float(engine_up()))
+        self.ready.set_function(lambda: float(ready()))
+
+    def observe_routing(self, decided: Decided, bundle: str) -> None:
+        """Count what the router of a bundle (its digest) decided for a request that is going to be answered."""
         router_ran = False
         for decision in decided.decisions:
-            if decision.probabilities:
+            if decision.choice is not None:
                 router_ran = True
                 self.router_confidence.observe(decision.confidence)
-            if decision.reason in ("low_confidence", "router_error"):
+                self.routed_texts.labels(bundle, decision.choice.name).inc()
+            if decision.reason in _FALLBACK_REASONS:
                 self.fallbacks.labels(decision.reason).inc()
         if router_ran:
             self.router_seconds.observe(decided.router_seconds)
+
+    def observe_request(self, record: RequestRecord) -> None:
+        """Count a request that has ended; what is not dispatched to the engine is not counted."""
+        if record.endpoint is None:
+            return
+        path = record.endpoint.path
+        for generation in record.generations:
+            self._observe_generation(generation, path)
+        if not record.generations:
+            self.requests.labels(UNDECIDED, path, UNDECIDED, record.code).inc()
+
+    def _observe_generation(self, generation: Generation, path: str) -> None:
+        expert = generation.target.name
+        self.requests.labels(expert, path, generation.reason, generation.code).inc()
+        self.request_seconds.labels(expert, path).observe(generation.seconds)
+        if generation.first_token_seconds is not None:
+            self.first_token_seconds.labels(expert, path).observe(generation.first_token_seconds)
+        usage = generation.usage.total()
+        if usage is not None:
+            self.tokens.labels(expert, "prompt").inc(usage.prompt)
+            self.tokens.labels(expert, "completion").inc(usage.completion)
+
+
+def _keep_only(family: Counter | Gauge | Histogram, label: str, values: set[str]) -> None:
+    """Remove the series of a family whose label has another value."""
+    found = {sample.labels[label] for metric in family.collect() for sample in metric.samples}
+    for value in found - values:
+        family.remove_by_labels({label: value})

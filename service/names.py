@@ -26,6 +26,7 @@ class ModelNames:
 
     def __init__(self, manifest: Manifest) -> None:
         """Collect the names from the manifest."""
+        self.bundle = manifest.digest
         self.base = Target(manifest.base.name, manifest.base.name)
         self.experts = tuple(Target(expert.name, expert.engine_name) for expert in manifest.experts)
         self.fallback = Target(FALLBACK, manifest.fallback.engine_name)

@@ -76,13 +76,18 @@ class Reloader:
         engine: RunningEngine,
         load_classifier: LoadClassifier,
         make_version: MakeVersion,
+        announce: Callable[[Bundle], None],
         metrics: ReloadMetrics,
     ) -> None:
-        """`path` is the start's bundle folder, or a link to one; `load_classifier` may take its time."""
+        """`path` is the start's bundle folder, or a link to one; `load_classifier` may take its time.
+
+        `announce` is told what is served whenever that may have changed.
+        """
         self._path = path
         self._engine = engine
         self._load_classifier = load_classifier
         self._make_version = make_version
+        self._announce = announce
         self._metrics = metrics
         self._versions: Versions | None = None
         self._loading = False
@@ -92,7 +97,7 @@ class Reloader:
     def serving(self, versions: Versions) -> None:
         """Take note of where the current version stands; a reload switches it there."""
         self._versions = versions
-        self._metrics.serving(versions.current.bundle)
+        self._announce(versions.current.bundle)
 
     async def reload(self) -> Reloaded:
         """Load the bundle that lies there now, and switch to it if it is another one.
@@ -149,7 +154,7 @@ class Reloader:
             if bundle.digest != before.bundle.digest:
                 new = await self._load(bundle, before.loaded)
                 self._versions.switch(new)
-                self._metrics.serving(bundle)
+                self._announce(bundle)
                 self._leaving = asyncio.create_task(self._let_go(before, self._versions))
         except Exception as error:  # a chat template, say, is a program: it may raise anything
             if not isinstance(error, BundleError | UsageError | AdapterLoadError):
@@ -191,6 +196,7 @@ class Reloader:
 
     async def _let_go(self, old: Version, versions: Versions) -> None:
         await versions.last_answer(old)
+        self._announce(versions.current.bundle)
         await asyncio.to_thread(old.classifier.close)
         await asyncio.sleep(_ABORT_SECONDS)
         await self._engine.unload(old.loaded, keep=versions.current.loaded)

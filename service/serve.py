@@ -33,8 +33,10 @@ from service.family import descendants, end_leftovers
 from service.fingerprints import check_fingerprints
 from service.lifecycle import Lifecycle
 from service.listening import bound_socket, listening
+from service.logs import configure_logging
 from service.settings import Settings
 from service.signals import Signals, StoppedError
+from service.tracing import trace_protocol, tracing
 from service.versions import Versions
 
 _WATCH_SECONDS = 0.25  # ours: how soon a dead engine is noticed without a request
@@ -62,7 +64,8 @@ def run(settings: Settings) -> int:
 
 def _run(settings: Settings, signals: Signals) -> int:
     start = time.monotonic()
-    logging.basicConfig(level=logging.INFO if settings.verbose else logging.WARNING)
+    configure_logging(settings.log_format, settings.verbose, settings.request_log)
+    trace_protocol(settings.otlp_endpoint)  # said before the long start
     bundle = read_bundle(settings.bundle.resolve())  # a link may name another bundle a moment later
     console.say(console.describe(bundle))
     base = checked_base(bundle, settings.base_model)
@@ -86,7 +89,7 @@ def _run(settings: Settings, signals: Signals) -> int:
         )
 
         def on_ready(port: int) -> None:
-            print(console.ready_lines(settings.host, port, time.monotonic() - start), flush=True)
+            console.say_ready(settings.host, port, time.monotonic() - start)
 
         serving = _serve(settings, access, bundle, args, router, sock, metrics_sock, signals, on_ready)
         with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
@@ -122,14 +125,15 @@ async def _serve(
         leftovers = stack.enter_context(contextlib.ExitStack())
         engine = await stack.enter_async_context(_started(args, bundle, lifecycle))
         leftovers.callback(end_leftovers, descendants())
-        assembly = Assembly(settings, access, engine, lifecycle)
+        tracer = stack.enter_context(tracing(settings.otlp_endpoint))
+        assembly = Assembly(settings, access, engine, lifecycle, tracer)
         async with contextlib.aclosing(assembly.reloader) as reloader:
             versions = Versions(assembly.version(bundle, engine.first, assembly.classifier(router)))
             reloader.serving(versions)
             async with contextlib.AsyncExitStack() as ports:
-                await ports.enter_async_context(listening(versions, sock, settings.verbose))
+                await ports.enter_async_context(listening(versions, sock))
                 if metrics_sock is not None:
-                    page = listening(build_metrics_app(), metrics_sock, settings.verbose)
+                    page = listening(build_metrics_app(), metrics_sock)
                     await ports.enter_async_context(page)
                 lifecycle.serving()
                 signals.serving(on_stop)

@@ -12,6 +12,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from service.logs import LogFormat
+
 Keys = tuple[SecretStr, ...]
 ENV_PREFIX = "GRADIENTSPACE_"
 SECRETS = ("api_key", "admin_key")
@@ -92,10 +94,17 @@ class Settings(BaseModel):
     engine_death_seconds: float = Field(  # ours: a readiness probe every 5 s has then failed three times
         default=15, ge=0, description="How long requests get a 503 after the engine died, before it exits."
     )
-    playground: bool = (
-        Field(  # ours: a first look needs no client; the page is static, its requests need a key
-            default=True, description="Serve the playground at /."
-        )
+    playground: bool = Field(  # ours: a first look needs no client; the page itself is static
+        default=True, description="Serve the playground at /."
+    )
+    log_format: LogFormat = Field(  # ours: a person starts it first, a log collector later
+        default="text", description="Lines of the log as text or as json."
+    )
+    request_log: bool = Field(  # anchor:uvicorn, and with it vLLM's own server
+        default=True, description="One line of log per request, without its text."
+    )
+    otlp_endpoint: str | None = Field(  # anchor:opentelemetry, off until there is a receiver
+        default=None, description="Base address of an OTLP receiver of traces, e.g. http://localhost:4318."
     )
     verbose: bool = Field(  # ours: vLLM's own log stays at errors
         default=False, description="Show vLLM's whole log."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from types import SimpleNamespace
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -39,10 +40,12 @@ class FakeVllm:
         if self.fail_for is not None and asked["model"].startswith(self.fail_for):
             error = {"message": "too long", "type": "BadRequestError", "param": "prompt", "code": 400}
             return await self.answer(send, 400, json.dumps({"error": error}).encode())
-        if asked.get("stream"):
-            return await self.stream(asked, send)
         n = asked.get("n") or 1
         prompts = asked["prompt"] if isinstance(asked.get("prompt"), list) else [asked.get("prompt")]
+        usage = SimpleNamespace(prompt_tokens=10 * len(prompts), completion_tokens=n * len(prompts))
+        scope.setdefault("state", {})["request_metadata"] = SimpleNamespace(final_usage_info=usage)
+        if asked.get("stream"):
+            return await self.stream(asked, send)
         answer = {
             "id": "cmpl-inner",
             "object": "text_completion",

@@ -18,7 +18,7 @@ def app_of(setup: Setup, clients: list[str], **given: Any) -> Any:
     service = SimpleNamespace(bundle=SimpleNamespace(digest="0" * 12), lifecycle=setup.lifecycle)
     settings = Settings.model_validate({"bundle": "b"} | given)
     access = Access(Keys(clients), Keys([]))
-    return build_app(service, setup.dispatch, access, setup.metrics.rejected, settings)  # type: ignore[arg-type]
+    return build_app(service, setup.dispatch, access, setup.metrics, settings, None)  # type: ignore[arg-type]
 
 
 async def request(app: Any, method: str, path: str, **more: Any) -> httpx.Response:

@@ -24,7 +24,9 @@ from service.dispatch import Dispatch
 from service.in_flight import InFlight
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
+from service.mistakes import RequestModels
 from service.names import ModelNames
+from service.observed import Observed
 from service.request_text import RequestTexts
 
 LIMITS = Limits(prompt_tokens=64, answer_tokens=100, choices=16)
@@ -86,7 +88,9 @@ class Letters:
 
 
 class Setup:
-    def __init__(self, router: Any = None, threshold: float | None = None, limit: int = 8) -> None:
+    def __init__(
+        self, router: Any = None, threshold: float | None = None, limit: int = 8, tracer: Any = None
+    ) -> None:
         manifest = small_manifest(threshold)
         self.inner = FakeVllm()
         self.router = router or WordRouter()
@@ -96,22 +100,36 @@ class Setup:
         decider = Decider(ModelNames(manifest), self.router, threshold)
         self.names = decider.names
         self.metrics = Metrics(self.registry)
+        self.metrics.serve_bundle(manifest)
         self.dead = False
         self.lifecycle = Lifecycle()
         self.lifecycle.serving()
         self.in_flight = InFlight(limit, self.lifecycle, self.metrics)
         admission = Admission(LIMITS, Letters(), self.metrics.rejected)
         self.dispatch = Dispatch(
-            self.inner, decider, texts, self.metrics, self.in_flight, admission, self.is_dead
+            self.inner,
+            decider,
+            texts,
+            self.metrics,
+            self.in_flight,
+            admission,
+            self.is_dead,
+            RequestModels(()),
         )
+        self.app = Observed(self.dispatch, self.metrics, tracer)
 
     def is_dead(self) -> bool:
         return self.dead
 
     async def post(self, path: str, body: Any, **more: Any) -> httpx.Response:
-        transport = httpx.ASGITransport(self.dispatch)
+        transport = httpx.ASGITransport(self.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.post(path, json=body, **more)
+
+    async def method(self, method: str, path: str) -> httpx.Response:
+        transport = httpx.ASGITransport(self.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.request(method, path)
 
     def count(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(f"gradientspace_{name}", labels) or 0
@@ -143,7 +161,7 @@ async def test_a_body_in_pieces_is_put_together() -> None:
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": JSON}
-    await setup.dispatch(scope, receive, send)
+    await setup.app(scope, receive, send)
     assert setup.inner.bodies[0]["model"] == setup.names.experts[2].engine_name
     assert sent[0]["status"] == 200
 
@@ -158,7 +176,7 @@ async def test_a_client_that_leaves_before_its_body_is_complete_reaches_nobody()
         raise AssertionError("nobody is there to send to")
 
     scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": JSON}
-    await setup.dispatch(scope, receive, send)
+    await setup.app(scope, receive, send)
     assert setup.inner.bodies == []
 
 
@@ -176,7 +194,7 @@ async def test_a_client_that_leaves_is_seen_by_the_engine() -> None:
     async def send(message: Message) -> None: ...
 
     scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": JSON}
-    await asyncio.wait_for(setup.dispatch(scope, receive, send), 5)
+    await asyncio.wait_for(setup.app(scope, receive, send), 5)
     assert setup.inner.disconnects == 1
     labels = {"expert": "expert-1", "endpoint": "/v1/completions", "reason": "routed", "code": "499"}
     assert setup.count("requests_total", **labels) == 1
@@ -198,7 +216,7 @@ async def test_a_client_that_leaves_stops_every_part_of_a_split_request() -> Non
         raise AssertionError("nobody is there to send to")
 
     scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": JSON}
-    await asyncio.wait_for(setup.dispatch(scope, receive, send), 5)
+    await asyncio.wait_for(setup.app(scope, receive, send), 5)
     assert setup.inner.disconnects == 3
 
 
@@ -459,5 +477,5 @@ async def test_a_websocket_is_closed() -> None:
     async def receive() -> Message:
         return {"type": "websocket.connect"}
 
-    await Setup().dispatch({"type": "websocket", "path": "/v1/realtime"}, receive, send)
+    await Setup().app({"type": "websocket", "path": "/v1/realtime"}, receive, send)
     assert [message["type"] for message in sent] == ["websocket.close"]

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import pytest
+from test_app import app_of
 from test_dispatch import Setup
 from typer.testing import CliRunner
 
 import service.serve
 from cli.main import app as command
 from service import headers
-from service.app import Service, build_app
 from service.routes.playground import PREFIX
 from service.settings import Settings
 
 
 async def ask(path: str, method: str = "GET", **options: Any) -> httpx.Response:
-    parts = cast(Service, SimpleNamespace(bundle=SimpleNamespace(digest="0123456789ab")))
-    app = build_app(parts, Setup().dispatch, **options)
+    app = app_of(Setup(), ["the page needs no key"], **options)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         return await client.request(method, path)
 
@@ -44,7 +42,7 @@ async def test_every_part_of_the_page_forbids_what_it_does_not_need(path: str, k
         assert set(policy.values()) == {"'none'", "'self'"}
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["referrer-policy"] == "no-referrer"
-        assert answer.headers[headers.BUNDLE] == "0123456789ab"
+        assert answer.headers[headers.BUNDLE] == "0" * 12
 
 
 def is_refused(answer: httpx.Response) -> bool:
@@ -53,7 +51,7 @@ def is_refused(answer: httpx.Response) -> bool:
 
 async def test_off_means_404_in_the_error_shape() -> None:
     for path in ("/", f"{PREFIX}page.js"):
-        assert is_refused(await ask(path, with_playground=False))
+        assert is_refused(await ask(path, playground=False))
 
 
 async def test_nothing_else_of_the_disk_is_served() -> None:
