@@ -29,7 +29,7 @@ from service.names import ModelNames
 from service.observed import Observed
 from service.request_text import RequestTexts
 
-LIMITS = Limits(prompt_tokens=64, answer_tokens=100, choices=16)
+LIMITS = Limits(prompt_tokens=64, answer_tokens=100, choices=200)
 EXPERTS = ("expert-0", "expert-1", "expert-2")
 JSON = [(b"content-type", b"application/json")]
 
