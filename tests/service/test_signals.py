@@ -37,7 +37,9 @@ with Signals() as signals:
 
 @pytest.mark.parametrize("state", ["starting", "serving"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_whole_group_reaches_us_and_not_the_engine(state: str, number: signal.Signals) -> None:
+def test_a_signal_to_the_whole_group_reaches_us_and_not_the_engine(
+    state: str, number: signal.Signals
+) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, state],
         cwd=ROOT,
