@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Callable
@@ -68,4 +67,4 @@ class Signals:
     def _relay(self) -> None:
         while not self._over.is_set():
             if signal.sigtimedwait(_ENDING, 0.2) is not None:
-                os.kill(os.getpid(), _RELAY)
+                signal.pthread_kill(threading.main_thread().ident or 0, _RELAY)

@@ -115,7 +115,7 @@ async def test_the_engines_death_is_told_to_everybody_and_then_ends_the_service(
             while time.monotonic() - start < stated - 2:
                 refused = await ask(client, "/v1/completions", {"prompt": "Once"})
                 assert refused.status == 503
-                assert refused.errors[0]["message"] == "The engine died"
+                assert refused.errors[0]["message"].startswith("The engine died")
                 await asyncio.sleep(0.2)
         assert server.exit_code() == 1
         print(f"noticed after {noticed:.2f} s, ended after {time.monotonic() - start:.1f} s")

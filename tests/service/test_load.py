@@ -152,7 +152,9 @@ async def test_after_2000_requests_of_which_a_third_is_cut_nothing_is_left_behin
             task.cancel()
             await asyncio.wait([task])
         else:
-            heard = await ask(client, path, body | {"max_tokens": 4, "max_output_tokens": 4})
+            short = body | {"max_tokens": 4, "max_output_tokens": 4}
+            while (heard := await ask(client, path, short)).status == 429:
+                await asyncio.sleep(0.1)  # who has just left may hold a place a moment longer
             assert heard.status == 200, heard
 
     async def many(client: httpx.AsyncClient, count: int) -> None:
