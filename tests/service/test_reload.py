@@ -78,6 +78,7 @@ class Load:
         }
         self.seen: Counter[tuple[str, str]] = Counter()
         self.enough = threading.Event()
+        self.failed = False
 
     def asks(self) -> list[Callable[[httpx.Client], None]]:
         return [self.chat, self.named, self.stream, self.prompt_list, self.streamed_list, self.ready]
@@ -95,8 +96,8 @@ class Load:
     def stream(self, http: httpx.Client) -> None:
         """A long one: it begins with the version before the switch and ends after it."""
         body = {"model": "expert-0", "prompt": "Once upon a time", "max_tokens": 100, "ignore_eos": True}
-        models = self.events(http, "stream", body)
-        assert len(models) > 90
+        last = self.events(http, "stream", body | {"stream_options": {"include_usage": True}})
+        assert last["usage"]["completion_tokens"] == 100
 
     def prompt_list(self, http: httpx.Client) -> None:
         answer = http.post("/v1/completions", json={"prompt": self.prompts, "max_tokens": 4})
@@ -110,20 +111,25 @@ class Load:
         self.ok(http.get("/health/ready"))
         time.sleep(0.05)
 
-    def events(self, http: httpx.Client, kind: str, body: dict[str, Any]) -> list[str]:
+    def events(self, http: httpx.Client, kind: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Return the last event."""
         models = []
         with http.stream("POST", "/v1/completions", json=body | {"stream": True}) as answer:
+            self.status_of(answer)
             for line in answer.iter_lines():
                 if line.startswith("data: {"):
                     event = json.loads(line.removeprefix("data: "))
                     assert "error" not in event, event
                     models.append(event["model"])
-            assert line == "data: [DONE]" or not line
+                    last = event
         self.check(kind, answer, models)
-        return models
+        return last
+
+    def status_of(self, answer: httpx.Response) -> None:
+        assert answer.status_code == 200, answer.read()
 
     def ok(self, answer: httpx.Response) -> httpx.Response:
-        assert answer.status_code == 200, answer.text
+        self.status_of(answer)
         return answer
 
     def check(self, kind: str, answer: httpx.Response, models: list[str] | None) -> None:
@@ -136,7 +142,11 @@ class Load:
     def keep_asking(self, ask: Callable[[httpx.Client], None]) -> None:
         with httpx.Client(base_url=self.url, timeout=WAIT_SECONDS) as http:
             while not self.enough.is_set():
-                ask(http)
+                try:
+                    ask(http)
+                except BaseException:
+                    self.failed = True
+                    raise
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -150,12 +160,14 @@ class Load:
             for one in running:
                 one.result()
 
-    def wait_for(self, digest: str, times: int = 3) -> None:
+    def wait_for(self, digest: str, times: int = 2) -> None:
         """Until every kind of request was answered so often by this version."""
         kinds = ("chat", "named", "stream", "list", "streamed list")
         deadline = time.monotonic() + WAIT_SECONDS
         while any(self.seen[kind, digest] < times for kind in kinds):
             assert time.monotonic() < deadline, self.seen
+            if self.failed:
+                return  # what failed is raised when the load ends
             time.sleep(0.1)
 
 
