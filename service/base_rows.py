@@ -7,8 +7,7 @@ vLLM's worker imports this module, because `engine_args` names `CleanBaseRows` a
 
 from __future__ import annotations
 
-from typing import Any
-
+from torch import Tensor
 from vllm.lora.ops.torch_ops import lora_ops
 from vllm.lora.punica_wrapper import punica_cpu
 
@@ -19,10 +18,16 @@ class CleanBaseRows:
     """Adds nothing to the worker: that this module is imported is all."""
 
 
-def _shrink(inputs: Any, weights: Any, output: Any, slots: Any, scaling: float = 1.0) -> None:
-    """As vLLM's: `inputs [n, in]` times each row's A into `output [n, r]`; rows of the base get zeros."""
-    _unmasked_shrink(inputs, weights, output, slots, scaling)
-    output.masked_fill_((slots < 0)[:, None], 0)
+def _shrink(
+    inputs: Tensor,
+    lora_b_weights: Tensor,
+    output_tensor: Tensor,
+    lora_indices_tensor: Tensor,
+    scaling: float = 1.0,
+) -> None:
+    """As vLLM's: `inputs [n, in]` times each row's A into `output_tensor [n, r]`; rows of the base get zeros."""
+    _unmasked_shrink(inputs, lora_b_weights, output_tensor, lora_indices_tensor, scaling)
+    output_tensor.masked_fill_((lora_indices_tensor < 0)[:, None], 0)
 
 
 lora_ops.bgmv_shrink = _shrink  # what vLLM's own sgmv_shrink calls

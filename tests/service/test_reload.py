@@ -79,9 +79,19 @@ class Load:
         self.seen: Counter[tuple[str, str]] = Counter()
         self.enough = threading.Event()
         self.failed = False
+        self.base_name = versions[0].base.name
+        self.said_by_base: set[str] = set()
 
     def asks(self) -> list[Callable[[httpx.Client], None]]:
-        return [self.chat, self.named, self.stream, self.prompt_list, self.streamed_list, self.ready]
+        return [
+            self.chat,
+            self.named,
+            self.base,
+            self.stream,
+            self.prompt_list,
+            self.streamed_list,
+            self.ready,
+        ]
 
     def chat(self, http: httpx.Client) -> None:
         body = {"messages": [{"role": "user", "content": self.prompts[0]}], "max_tokens": 4}
@@ -92,6 +102,13 @@ class Load:
         body = {"model": "expert-0", "prompt": "Once upon a time", "max_tokens": 4}
         answer = http.post("/v1/completions", json=body)
         self.check("named", answer, [self.ok(answer).json()["model"]])
+
+    def base(self, http: httpx.Client) -> None:
+        """What the base says is the same in any company: no adapter of the batch has a part in it."""
+        body = {"model": self.base_name, "prompt": "Once upon a time", "max_tokens": 8, "temperature": 0}
+        answer = http.post("/v1/completions", json=body)
+        self.check("base", answer, [self.ok(answer).json()["model"]])
+        self.said_by_base.add(answer.json()["choices"][0]["text"])
 
     def stream(self, http: httpx.Client) -> None:
         """A long one: it begins with the version before the switch and ends after it."""
@@ -162,7 +179,7 @@ class Load:
 
     def wait_for(self, digest: str, times: int = 2) -> None:
         """Until every kind of request was answered so often by this version."""
-        kinds = ("chat", "named", "stream", "list", "streamed list")
+        kinds = ("chat", "named", "base", "stream", "list", "streamed list")
         deadline = time.monotonic() + WAIT_SECONDS
         while any(self.seen[kind, digest] < times for kind in kinds):
             assert time.monotonic() < deadline, self.seen
@@ -190,6 +207,7 @@ def test_under_load_every_answer_is_of_one_version_and_none_fails(
         [bundle.digest, following.digest],
         list(prompt_for.values()),
     )
+    load.base(http)  # alone
     with load.running():
         load.wait_for(bundle.digest)
         make_current(current, following.folder)
@@ -199,6 +217,7 @@ def test_under_load_every_answer_is_of_one_version_and_none_fails(
         assert (told["before"], told["bundle"], told["changed"]) == (bundle.digest, following.digest, True)
         load.wait_for(following.digest)
 
+    assert len(load.said_by_base) == 1
     # The new version, and nothing else: its experts, its chat template, its digest.
     models = {card["id"] for card in http.get("/v1/models").json()["data"]}
     new, old = following.manifest.experts[0].engine_name, bundle.manifest.experts[0].engine_name
