@@ -85,7 +85,7 @@ class RunningEngine:
             AdapterLoadError: the engine does not take an adapter; none of the new ones stays in it.
 
         """
-        from vllm.entrypoints.openai.engine.protocol import ErrorResponse
+        from vllm.entrypoints.serve.engine.protocol import ErrorResponse
         from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
         from vllm.lora.request import LoRARequest
 

@@ -78,9 +78,20 @@ class Load:
         }
         self.seen: Counter[tuple[str, str]] = Counter()
         self.enough = threading.Event()
+        self.failed = False
+        self.base_name = versions[0].base.name
+        self.said_by_base: set[str] = set()
 
     def asks(self) -> list[Callable[[httpx.Client], None]]:
-        return [self.chat, self.named, self.stream, self.prompt_list, self.streamed_list, self.ready]
+        return [
+            self.chat,
+            self.named,
+            self.base,
+            self.stream,
+            self.prompt_list,
+            self.streamed_list,
+            self.ready,
+        ]
 
     def chat(self, http: httpx.Client) -> None:
         body = {"messages": [{"role": "user", "content": self.prompts[0]}], "max_tokens": 4}
@@ -92,11 +103,18 @@ class Load:
         answer = http.post("/v1/completions", json=body)
         self.check("named", answer, [self.ok(answer).json()["model"]])
 
+    def base(self, http: httpx.Client) -> None:
+        """What the base says is the same in any company: no adapter of the batch has a part in it."""
+        body = {"model": self.base_name, "prompt": "Once upon a time", "max_tokens": 8, "temperature": 0}
+        answer = http.post("/v1/completions", json=body)
+        self.check("base", answer, [self.ok(answer).json()["model"]])
+        self.said_by_base.add(answer.json()["choices"][0]["text"])
+
     def stream(self, http: httpx.Client) -> None:
         """A long one: it begins with the version before the switch and ends after it."""
         body = {"model": "expert-0", "prompt": "Once upon a time", "max_tokens": 100, "ignore_eos": True}
-        models = self.events(http, "stream", body)
-        assert len(models) > 90
+        last = self.events(http, "stream", body | {"stream_options": {"include_usage": True}})
+        assert last["usage"]["completion_tokens"] == 100
 
     def prompt_list(self, http: httpx.Client) -> None:
         answer = http.post("/v1/completions", json={"prompt": self.prompts, "max_tokens": 4})
@@ -110,20 +128,25 @@ class Load:
         self.ok(http.get("/health/ready"))
         time.sleep(0.05)
 
-    def events(self, http: httpx.Client, kind: str, body: dict[str, Any]) -> list[str]:
+    def events(self, http: httpx.Client, kind: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Return the last event."""
         models = []
         with http.stream("POST", "/v1/completions", json=body | {"stream": True}) as answer:
+            self.status_of(answer)
             for line in answer.iter_lines():
                 if line.startswith("data: {"):
                     event = json.loads(line.removeprefix("data: "))
                     assert "error" not in event, event
                     models.append(event["model"])
-            assert line == "data: [DONE]" or not line
+                    last = event
         self.check(kind, answer, models)
-        return models
+        return last
+
+    def status_of(self, answer: httpx.Response) -> None:
+        assert answer.status_code == 200, answer.read()
 
     def ok(self, answer: httpx.Response) -> httpx.Response:
-        assert answer.status_code == 200, answer.text
+        self.status_of(answer)
         return answer
 
     def check(self, kind: str, answer: httpx.Response, models: list[str] | None) -> None:
@@ -136,7 +159,11 @@ class Load:
     def keep_asking(self, ask: Callable[[httpx.Client], None]) -> None:
         with httpx.Client(base_url=self.url, timeout=WAIT_SECONDS) as http:
             while not self.enough.is_set():
-                ask(http)
+                try:
+                    ask(http)
+                except BaseException:
+                    self.failed = True
+                    raise
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -150,12 +177,14 @@ class Load:
             for one in running:
                 one.result()
 
-    def wait_for(self, digest: str, times: int = 3) -> None:
+    def wait_for(self, digest: str, times: int = 2) -> None:
         """Until every kind of request was answered so often by this version."""
-        kinds = ("chat", "named", "stream", "list", "streamed list")
+        kinds = ("chat", "named", "base", "stream", "list", "streamed list")
         deadline = time.monotonic() + WAIT_SECONDS
         while any(self.seen[kind, digest] < times for kind in kinds):
             assert time.monotonic() < deadline, self.seen
+            if self.failed:
+                return  # what failed is raised when the load ends
             time.sleep(0.1)
 
 
@@ -178,6 +207,7 @@ def test_under_load_every_answer_is_of_one_version_and_none_fails(
         [bundle.digest, following.digest],
         list(prompt_for.values()),
     )
+    load.base(http)  # alone
     with load.running():
         load.wait_for(bundle.digest)
         make_current(current, following.folder)
@@ -187,6 +217,7 @@ def test_under_load_every_answer_is_of_one_version_and_none_fails(
         assert (told["before"], told["bundle"], told["changed"]) == (bundle.digest, following.digest, True)
         load.wait_for(following.digest)
 
+    assert len(load.said_by_base) == 1
     # The new version, and nothing else: its experts, its chat template, its digest.
     models = {card["id"] for card in http.get("/v1/models").json()["data"]}
     new, old = following.manifest.experts[0].engine_name, bundle.manifest.experts[0].engine_name
