@@ -175,8 +175,15 @@ def test_responses_of_a_form_and_with_a_tool(
     judged(answer.output_text)
     tool = {"type": "function", "name": "judge", "parameters": VERDICT, "strict": True}
     called = openai.responses.create(
-        model="auto", input=prompt, tools=[tool], tool_choice="required", max_output_tokens=160, **more
+        model="auto",
+        input=prompt,
+        tools=[tool],
+        tool_choice={"type": "function", "name": "judge"},
+        temperature=0,
+        max_output_tokens=160,
+        **more,
     )
-    call, *_ = [item for item in called.output if item.type == "function_call"]
+    assert called.model == asked["expert"].engine_name
+    (call,) = [item for item in called.output if item.type == "function_call"]
     assert call.name == "judge"
     judged(call.arguments)
