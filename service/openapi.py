@@ -81,6 +81,8 @@ def _describe(path: str, method: str, operation: dict[str, Any]) -> None:
     decided = path in ENDPOINTS
     names = [*headers.ON_EVERY_ANSWER, *(headers.ON_EVERY_DECISION if decided else ())]
     success = {code: answer for code, answer in operation["responses"].items() if code.startswith("2")}
+    if path == "/metrics":
+        success["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
     failures = {
         code: {
             "description": text,

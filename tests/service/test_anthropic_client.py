@@ -44,7 +44,7 @@ def test_a_stream_says_what_the_whole_answer_says(
     asked = {
         "model": expert.name,
         "max_tokens": 12,
-        "temperature": 0,
+        "extra_body": {"temperature": 0},  # the client has no such argument, the service takes it
         "system": "Answer.",
         "messages": [{"role": "user", "content": prompt_for[manifest.label_order[-1]]}],
     }
@@ -65,7 +65,7 @@ def test_a_named_tool(anthropic: Anthropic, manifest: Manifest, prompt_for: dict
             model="auto",
             max_tokens=160,
             messages=[{"role": "user", "content": prompt_for[expert.name]}],
-            tools=[{"name": "judge", "description": "Says yes or no", "input_schema": VERDICT}],
+            tools=[{"name": "judge", "description": "", "input_schema": VERDICT, "strict": True}],
             tool_choice={"type": "tool", "name": "judge"},
         )
         assert answer.model == expert.engine_name

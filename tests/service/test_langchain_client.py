@@ -52,7 +52,7 @@ def test_structured_output(
 ) -> None:
     expert = manifest.experts[0]
     chat = chat_openai(max_tokens=160, logit_bias=no_blanks)
-    judge = chat.with_structured_output(Verdict, method=method, include_raw=True)
+    judge = chat.with_structured_output(Verdict, method=method, include_raw=True, strict=True)
     answer = judge.invoke(prompt_for[expert.name])
     assert isinstance(answer["parsed"], Verdict)
     assert answer["raw"].response_metadata["model_name"] == expert.engine_name

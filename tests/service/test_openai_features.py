@@ -23,7 +23,7 @@ VERDICT = {
 }
 JUDGE: dict[str, Any] = {
     "type": "function",
-    "function": {"name": "judge", "description": "Says yes or no", "parameters": VERDICT},
+    "function": {"name": "judge", "description": "Says yes or no", "parameters": VERDICT, "strict": True},
 }
 NAMED: dict[str, Any] = {"type": "function", "function": {"name": "judge"}}
 
@@ -101,14 +101,14 @@ def test_a_tool_that_has_to_be_called(
             (call.function.name, call.function.arguments) for call in answer.choices[0].message.tool_calls
         ]
     else:
-        names, arguments = "", ""
+        pieces: dict[int, list[str]] = {}
         for chunk in openai.chat.completions.create(**request, stream=True):
             assert chunk.model == asked["expert"].engine_name
-            for choice_ in chunk.choices:
-                for call in choice_.delta.tool_calls or ():
-                    names += call.function.name or ""
-                    arguments += call.function.arguments or ""
-        calls = [(names, arguments)]
+            for call in (call for choice in chunk.choices for call in choice.delta.tool_calls or ()):
+                piece = pieces.setdefault(call.index, ["", ""])
+                piece[0] += call.function.name or ""
+                piece[1] += call.function.arguments or ""
+        calls = [(name, arguments) for name, arguments in pieces.values()]
     assert calls[0][0] == "judge"
     judged(calls[0][1])
 
@@ -175,8 +175,15 @@ def test_responses_of_a_form_and_with_a_tool(
     judged(answer.output_text)
     tool = {"type": "function", "name": "judge", "parameters": VERDICT, "strict": True}
     called = openai.responses.create(
-        model="auto", input=prompt, tools=[tool], tool_choice="required", max_output_tokens=160, **more
+        model="auto",
+        input=prompt,
+        tools=[tool],
+        tool_choice={"type": "function", "name": "judge"},
+        temperature=0,
+        max_output_tokens=160,
+        **more,
     )
+    assert called.model == asked["expert"].engine_name
     (call,) = [item for item in called.output if item.type == "function_call"]
     assert call.name == "judge"
     judged(call.arguments)

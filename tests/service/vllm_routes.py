@@ -7,6 +7,7 @@ REFUSED = {
     # answered by routes of ours
     "/health",
     "/metrics",
+    "/openapi.json",
     "/v1/models",
     # they would pass by the dispatch, or pick a model by other rules
     "/generative_scoring",
@@ -30,7 +31,6 @@ REFUSED = {
     "/is_scaling_elastic_ep",
     "/kv_event_sources",
     "/load",
-    "/openapi.json",
     "/ping",
     "/redoc",
     "/scale_elastic_ep",

@@ -16,7 +16,7 @@ const schema = {
 };
 const tool = {
   type: "function",
-  function: { name: "judge", description: "Says yes or no", parameters: schema },
+  function: { name: "judge", description: "Says yes or no", parameters: schema, strict: true },
 };
 
 const { data: chat, response } = await client.chat.completions.create(short).withResponse();
