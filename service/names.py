@@ -8,7 +8,6 @@ from bundle.manifest import Manifest
 from service.errors import NotFoundError
 
 AUTO = "auto"
-FALLBACK = "fallback"
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class ModelNames:
         """Collect the names from the manifest."""
         self.base = Target(manifest.base.name, manifest.base.name)
         self.experts = tuple(Target(expert.name, expert.engine_name) for expert in manifest.experts)
-        self.fallback = Target(FALLBACK, manifest.fallback.engine_name)
+        self.fallback = Target(manifest.fallback.name, manifest.fallback.engine_name)
         self._named = {self.base.name: self.base}
         for expert in self.experts:
             self._named |= {expert.name: expert, expert.engine_name: expert}
