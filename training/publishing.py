@@ -131,7 +131,7 @@ def _reason(error: BaseException, repo_id: str, endpoint: str) -> str:
         first_line = (str(error).strip().splitlines() or ["no reason given"])[0]
         return (
             f"{repo_id}: the upload to {endpoint} failed ({type(error).__name__}: {first_line}). Check the network and "
-            "start the same command again; the repository is as it was."
+            "start the same command again: the hub takes all files in one commit, or none."
         )
     status = answered.response.status_code
     remedies = {
