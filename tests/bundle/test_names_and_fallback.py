@@ -43,11 +43,11 @@ def test_a_name_that_means_something_else(bundle_folder: Path, name: str) -> Non
     rename(bundle_folder, name)
     message = refusal(bundle_folder)
     assert message.startswith("bundle.json, field 'experts'")
-    assert f"{name!r} is taken" in message
+    assert f"{name!r} is taken".casefold() in message.casefold()
 
 
-def let_an_expert_be_the_fallback(folder: Path, **changes: Any) -> None:
-    shutil.rmtree(folder / "fallback")
+def let_an_expert_be_the_fallback(bundle: Path, **changes: Any) -> None:
+    shutil.rmtree(bundle / "fallback")
 
     def change(content: dict[str, Any]) -> None:
         expert = content["experts"][1]
@@ -60,7 +60,7 @@ def let_an_expert_be_the_fallback(folder: Path, **changes: Any) -> None:
         content["fallback"] = record | changes
         content["files"] = {k: v for k, v in content["files"].items() if not k.startswith("fallback/")}
 
-    edit_manifest(folder, change)
+    edit_manifest(bundle, change)
 
 
 def test_an_expert_may_be_the_fallback(bundle_folder: Path) -> None:
@@ -92,7 +92,6 @@ def test_adapters_may_differ_in_rank_and_modules(bundle_folder: Path, base: Path
     adapter = bundle_folder / "experts" / LABELS[1]
     lora = LoraConfig(r=6, lora_alpha=3, target_modules=["v_proj"], init_lora_weights=False)
     get_peft_model(LlamaForCausalLM.from_pretrained(base), lora).save_pretrained(adapter)
-    (adapter / "README.md").unlink()
     own = {"rank": 6, "alpha": 3, "target_modules": ["v_proj"]}
     others = {"rank": 4, "alpha": 8, "target_modules": ["q_proj", "down_proj"]}
 
