@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors import safe_open
-
+from bundle.adapter import tensor_shapes
 from bundle.digests import ADAPTER_WEIGHTS, weight_files, weights_sha256
 from bundle.errors import BundleError
 from bundle.manifest import MANIFEST_FILE
 from bundle.read import Bundle
 
-_PEFT_PREFIX = "base_model.model."
+PEFT_PREFIX = "base_model.model."
+_REMEDY = "Give the base model that it was trained on"
 
 
 def check_base(bundle: Bundle, base_folder: Path) -> None:
@@ -42,42 +42,46 @@ def check_shapes(bundle: Bundle, base_folder: Path) -> None:
         BundleError: names the first tensor that has not.
 
     """
-    weights = _shapes_of_base(base_folder)
+    shapes = base_shapes(base_folder)
     for adapter in bundle.manifest.adapters:
-        _check_adapter_shapes(bundle.folder, f"{adapter.folder}/{ADAPTER_WEIGHTS}", weights, base_folder)
+        file = f"{adapter.folder}/{ADAPTER_WEIGHTS}"
+        check_adapter_shapes(bundle.folder / file, file, shapes, base_folder)
 
 
-def _shapes_of_base(base_folder: Path) -> dict[str, list[int]]:
+def base_shapes(base_folder: Path) -> dict[str, list[int]]:
+    """Return the shape of every weight of a base model by name.
+
+    Raises:
+        BundleError: it has no safetensors file.
+
+    """
     shapes: dict[str, list[int]] = {}
     for path in weight_files(base_folder):
-        with safe_open(path, framework="np") as tensors:
-            shapes |= {name: list(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        shapes |= tensor_shapes(path)
     return shapes
 
 
-def _check_adapter_shapes(
-    bundle_folder: Path, file: str, base_shapes: dict[str, list[int]], base_folder: Path
-) -> None:
-    with safe_open(bundle_folder / file, framework="np") as tensors:
-        for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
-            module, _, side = name.removeprefix(_PEFT_PREFIX).rpartition(".lora_")
-            weight = f"{module}.weight"
-            if weight not in base_shapes:
-                raise BundleError(
-                    file, name, f"the base in {base_folder} has no weight {weight!r}", _remedy()
-                )
-            out_features, in_features = base_shapes[weight]  # [out, in]
-            shape = list(tensors.get_slice(name).get_shape())  # A: [r, in], B: [out, r]
-            fits = shape[1] == in_features if side.startswith("A") else shape[0] == out_features
-            if not fits:
-                raise BundleError(
-                    file,
-                    name,
-                    f"its shape {shape} does not fit {weight!r} of shape {[out_features, in_features]} "
-                    f"in {base_folder}",
-                    _remedy(),
-                )
+def check_adapter_shapes(weights: Path, file: str, base: dict[str, list[int]], base_folder: Path) -> None:
+    """Check that every LoRA factor in `weights` fits the weight of the base that it is named after.
 
+    `file` is what an error calls it, `base` what `base_shapes(base_folder)` returned.
 
-def _remedy() -> str:
-    return "Give the base model that the bundle was trained on"
+    Raises:
+        BundleError: the base has no such weight, or one of another shape.
+
+    """
+    for name, shape in tensor_shapes(weights).items():
+        module, _, side = name.removeprefix(PEFT_PREFIX).rpartition(".lora_")
+        weight = f"{module}.weight"
+        if weight not in base:
+            raise BundleError(file, name, f"the base in {base_folder} has no weight {weight!r}", _REMEDY)
+        out_features, in_features = base[weight]  # [out, in]
+        fits = shape[1] == in_features if side.startswith("A") else shape[0] == out_features
+        if not fits:  # A: [r, in], B: [out, r]
+            raise BundleError(
+                file,
+                name,
+                f"its shape {shape} does not fit {weight!r} of shape {[out_features, in_features]} "
+                f"in {base_folder}",
+                _REMEDY,
+            )

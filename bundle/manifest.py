@@ -16,6 +16,11 @@ FALLBACK_FOLDER = "fallback"
 FALLBACK_NAME = "fallback"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
+# A name stands in headers (where commas part names), in metrics, in URLs, in `model`, and as a folder.
+EXPERT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+RESERVED_NAMES = ("auto", FALLBACK_NAME, "none")
+"""What `model` and metrics call other things than experts."""
+
 RoutedTextRule = Literal["last_user"]
 
 
@@ -35,19 +40,20 @@ class BaseRecord(_Record):
 
 
 class LoraRecord(_Record):
-    """The shape that all adapters of the bundle share."""
+    """The shape of an adapter, or what every adapter of the bundle fits into."""
 
-    rank: int = Field(ge=1)
-    alpha: int = Field(ge=1)
+    rank: int = Field(ge=1, description="the largest, where modules or adapters differ")
+    alpha: int | float | None = Field(description="None: adapters differ")
     target_modules: tuple[str, ...]
 
 
 class ExpertRecord(_Record):
     """One cluster's adapter. Its place in the list is its label."""
 
-    name: str
+    name: str = Field(pattern=EXPERT_NAME)
     folder: str
     digest: str = Field(description="sha256 over the adapter's config and weights")
+    lora: LoraRecord | None = Field(default=None, description="its own shape; None: the bundle's")
     rows: int = Field(ge=0)
     share: float = Field(ge=0, le=1)
     top_terms: tuple[str, ...] = ()
@@ -59,16 +65,20 @@ class ExpertRecord(_Record):
 
 
 class FallbackRecord(_Record):
-    """The adapter that answers when the router can't or should not choose."""
+    """The adapter that answers when the router can't or should not choose: one of its own, or an expert's."""
 
-    kind: Literal["warmup"]
+    kind: Literal["warmup", "adapter", "expert"] = Field(
+        description="warmup: Stage I's; adapter: one that was given for it; expert: one of the experts"
+    )
+    expert: str | None = Field(default=None, description="the expert's name, if it is one")
     folder: str = FALLBACK_FOLDER
     digest: str
+    lora: LoraRecord | None = Field(default=None, description="as an expert's")
 
     @property
     def name(self) -> str:
-        """What it is called beside the experts' names."""
-        return FALLBACK_NAME
+        """What headers and metrics call it."""
+        return self.expert or FALLBACK_NAME
 
     @property
     def engine_name(self) -> str:
@@ -98,7 +108,9 @@ class Calibration(_Record):
 
     temperature: float = Field(gt=0)
     held_out_rows: int = Field(ge=0)
-    agreement: float = Field(ge=0, le=1, description="share of held-out rows routed to their Stage II label")
+    agreement: float | None = Field(
+        ge=0, le=1, description="share of held-out rows routed to their label; None: there were no rows"
+    )
     threshold: float | None = Field(
         default=None, ge=0, le=1, description="below it the fallback answers; None: never"
     )
@@ -137,6 +149,34 @@ class Manifest(_Record):
         return self
 
     @model_validator(mode="after")
+    def _names_can_be_told_apart(self) -> Manifest:
+        taken = {name.casefold() for name in (*RESERVED_NAMES, self.base.name)}
+        for expert in self.experts:
+            if expert.name.casefold() in taken:
+                raise ValueError(f"experts: the name {expert.name!r} is taken, letters' case aside")
+            taken.add(expert.name.casefold())
+        return self
+
+    @model_validator(mode="after")
+    def _the_fallback_is_what_it_says(self) -> Manifest:
+        its = self.fallback
+        if (its.kind == "expert") != (its.expert is not None):
+            raise ValueError(f"fallback.expert: it is {its.expert!r}, and fallback.kind is {its.kind!r}")
+        same = [(e.folder, e.digest) for e in self.experts if e.name == its.expert]
+        if its.expert is not None and same != [(its.folder, its.digest)]:
+            raise ValueError(
+                f"fallback.expert: no expert {its.expert!r} has the fallback's folder and digest"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_largest_rank_is_the_bundles(self) -> Manifest:
+        ranks = [adapter.lora.rank for adapter in self.adapters if adapter.lora]
+        if max(ranks, default=0) > self.lora.rank:
+            raise ValueError(f"lora.rank: it is {self.lora.rank}, and an adapter has {max(ranks)}")
+        return self
+
+    @model_validator(mode="after")
     def _every_adapter_has_its_own_folder(self) -> Manifest:
         folders = [adapter.folder for adapter in self.adapters]
         if len(set(folders)) != len(folders):
@@ -145,8 +185,8 @@ class Manifest(_Record):
 
     @property
     def adapters(self) -> tuple[ExpertRecord | FallbackRecord, ...]:
-        """Every adapter of the bundle: the experts in label order, then the fallback."""
-        return (*self.experts, self.fallback)
+        """Every adapter of the bundle: the experts in label order, then the fallback if it is none of them."""
+        return self.experts if self.fallback.kind == "expert" else (*self.experts, self.fallback)
 
     @property
     def digest(self) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
+from bundle.adapter import largest_rank
 from bundle.digests import ADAPTER_WEIGHTS, adapter_digest, file_sha256
 from bundle.errors import BundleError
 from bundle.fingerprints import FINGERPRINTS_FILE, Fingerprints
@@ -22,6 +23,9 @@ from bundle.manifest import (
 )
 
 ROUTER_HEAD = f"{ROUTER_FOLDER}/head.safetensors"
+HUB_FILES = frozenset({".gitattributes"})
+"""What a model hub puts into every repository; nothing here reads it."""
+_HUB_DOWNLOADS = ".cache/huggingface"
 _TRAIN_AGAIN = "Copy the bundle again from where it was made, or train it again"
 
 
@@ -120,6 +124,8 @@ def _verify_files(folder: Path, manifest: Manifest) -> None:
     present = set()
     for path in folder.rglob("*"):
         name = str(path.relative_to(folder))
+        if name in HUB_FILES or name.startswith(f"{_HUB_DOWNLOADS}/"):
+            continue  # `hf download` leaves them beside a bundle
         if path.is_symlink():
             # What a link points to is outside the bundle, and not what was verified a moment later.
             raise BundleError(name, "files", "a bundle holds no links", "Replace it by the file itself")
@@ -168,21 +174,18 @@ def _verify_adapters(folder: Path, manifest: Manifest) -> None:
                 "this folder holds another adapter than the manifest says (were experts swapped?)",
                 _TRAIN_AGAIN,
             )
-        _verify_rank(folder, f"{record.folder}/{ADAPTER_WEIGHTS}", manifest.lora.rank)
+        _verify_rank(folder, f"{record.folder}/{ADAPTER_WEIGHTS}", (record.lora or manifest.lora).rank)
 
 
 def _verify_rank(folder: Path, file: str, rank: int) -> None:
     try:
-        with safe_open(folder / file, framework="np") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
-                shape = tensors.get_slice(name).get_shape()  # A: [r, in], B: [out, r]
-                found = shape[0] if ".lora_A." in name else shape[1]
-                if found != rank:
-                    raise BundleError(
-                        file, name, f"its rank is {found}, the manifest's lora.rank is {rank}", _TRAIN_AGAIN
-                    )
-    except (OSError, SafetensorError) as error:
+        largest, name = largest_rank(folder / file)
+    except (OSError, SafetensorError, ValueError) as error:
         raise BundleError(file, "", f"it can't be read ({error})", _TRAIN_AGAIN) from error
+    if largest != rank:
+        raise BundleError(
+            file, name, f"its rank is {largest}, the manifest's lora.rank is {rank}", _TRAIN_AGAIN
+        )
 
 
 def _verify_router_labels(folder: Path, manifest: Manifest) -> None:

@@ -82,6 +82,7 @@ def _summary(bundle: Bundle) -> dict[str, Any]:
         ],
         "fallback": {
             "kind": manifest.fallback.kind,
+            "name": manifest.fallback.name,
             "digest": manifest.fallback.digest,
             "bytes": _bytes_in(bundle.fallback_folder),
         },
@@ -105,12 +106,17 @@ def _print_tables(summary: dict[str, Any]) -> None:
     threshold = (
         "none: always the best expert" if router["threshold"] is None else f"{router['threshold']:.2f}"
     )
+    agreement = (
+        "not measured: no labelled rows"
+        if router["agreement"] is None
+        else f"{router['agreement']:.1%} of {router['held_out_rows']} held-out rows"
+    )
     for name, value in (
         ("bundle", f"{summary['digest']}, {decimal(summary['bytes'])}, made {summary['created']}"),
         ("base model", f"{base['name']}, {base['dtype']}, licence {base['license'] or 'unknown'}"),
         ("experts", f"K = {summary['k']}, LoRA rank {summary['lora']['rank']}"),
         ("router", f"{router['encoder']}, {router['max_tokens']} tokens, {decimal(router['bytes'])}"),
-        ("agreement", f"{router['agreement']:.1%} of {router['held_out_rows']} held-out rows"),
+        ("agreement", agreement),
         ("temperature", f"{router['temperature']:.3f}"),
         ("threshold", threshold),
     ):
@@ -131,7 +137,11 @@ def _print_tables(summary: dict[str, Any]) -> None:
             decimal(expert["bytes"]),
         )
     fallback = summary["fallback"]
-    experts.add_row("fallback", "", "", fallback["kind"], fallback["digest"][:12], decimal(fallback["bytes"]))
+    if fallback["kind"] == "expert":
+        facts.add_row("fallback", escape(fallback["name"]))
+    else:
+        size = decimal(fallback["bytes"])
+        experts.add_row("fallback", "", "", fallback["kind"], fallback["digest"][:12], size)
     console = Console()
     console.print(facts)
     console.print(experts)

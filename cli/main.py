@@ -6,7 +6,9 @@ import typer
 
 from cli.diagnose import diagnose
 from cli.inspect import inspect
+from cli.pack import pack
 from cli.plan import plan
+from cli.push import push
 from cli.route import route
 from cli.serve import serve
 from cli.train import train
@@ -19,11 +21,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(train)
+app.command()(pack)
 app.command()(plan)
 app.command()(diagnose)
 app.command()(serve)
 app.command()(route)
 app.command()(inspect)
+app.command()(push)
 
 
 def main() -> None:

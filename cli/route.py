@@ -51,7 +51,7 @@ def _decision(manifest: Manifest, text: str, probabilities: list[float]) -> dict
     low = threshold is not None and confidence < threshold
     return {
         "text": text,
-        "expert": "fallback" if low else manifest.label_order[probabilities.index(confidence)],
+        "expert": manifest.fallback.name if low else manifest.label_order[probabilities.index(confidence)],
         "confidence": confidence,
         "probabilities": dict(zip(manifest.label_order, probabilities, strict=True)),
     }

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from service.decision import Decided
-from service.names import FALLBACK
 
 if TYPE_CHECKING:
-    from bundle.manifest import Manifest
+    from bundle.manifest import FALLBACK_NAME, Manifest
     from service.record import Generation, RequestRecord
 
 _REQUEST_EDGES = (  # anchor:vllm, its end-to-end edges, with finer ones below for small models
@@ -114,7 +113,7 @@ class Metrics:
         under way at the switch brings its expert's back, so call it again when the last of those is out.
         """
         shares = {expert.name: expert.share for expert in manifest.experts}
-        answering = {*shares, FALLBACK, manifest.base.name, UNDECIDED}
+        answering = {*shares, FALLBACK_NAME, manifest.base.name, UNDECIDED}
         for family in (self.requests, self.request_seconds, self.first_token_seconds, self.tokens):
             _keep_only(family, "expert", answering)
         _keep_only(self.routed_texts, "bundle", {manifest.digest})

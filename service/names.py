@@ -8,7 +8,6 @@ from bundle.manifest import Manifest
 from service.errors import NotFoundError
 
 AUTO = "auto"
-FALLBACK = "fallback"
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class ModelNames:
         self.bundle = manifest.digest
         self.base = Target(manifest.base.name, manifest.base.name)
         self.experts = tuple(Target(expert.name, expert.engine_name) for expert in manifest.experts)
-        self.fallback = Target(FALLBACK, manifest.fallback.engine_name)
+        self.fallback = Target(manifest.fallback.name, manifest.fallback.engine_name)
         self._named = {self.base.name: self.base}
         for expert in self.experts:
             self._named |= {expert.name: expert, expert.engine_name: expert}

@@ -16,7 +16,10 @@ cluster_cache -> calibration -> assignment -> shuffles   the partition, and whet
 encoder -> router_head -> router_export                  Stage III, experts and router
 cluster_quality, cluster_examples, norm_shares, verdict
     -> report_figures -> report_page -> report           what people read
-bundling                                                 what the service gets
+bundle_card -> bundling                                  what the service gets
+publishing                                               and what a model hub gets
+
+given_adapter, given_head, labelled_rows -> packing      a bundle of adapters that were trained elsewhere
 
 `pipeline.train` walks that line through `stage_one`, `stage_two` and `stage_three`; `stage_store` remembers what
 is done, `checkpoint` where a stage stands, `world` who else works on it.

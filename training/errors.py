@@ -17,3 +17,7 @@ class RowsError(TrainingError):
 
 class AdapterRefused(TrainingError):
     """Per-row gradients are not exact for this adapter or model."""
+
+
+class PackError(TrainingError):
+    """What is to be packed can't be served as it is; the message says which file and field."""

@@ -13,14 +13,13 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from bundle.errors import BundleError
-from bundle.manifest import FALLBACK_NAME, Calibration, RouterRecord
+from bundle.manifest import Calibration, RoutedText
 from bundle.read import Bundle, read_bundle
 from training.assignment import Assignment
-from training.bundling import Parts, git_commit, package_versions, write_bundle
+from training.bundling import Expert, Fallback, Parts, Report, git_commit, package_versions, write_bundle
 from training.cluster_examples import cluster_examples
 from training.cluster_quality import cluster_quality
 from training.errors import TrainingError
-from training.fingerprints import make_fingerprints
 from training.gradient_supply import GradientSupply
 from training.inputs import Inputs, read_inputs
 from training.norm_shares import norm_shares
@@ -30,7 +29,7 @@ from training.progress import Narrator
 from training.recipe import Recipe
 from training.stage_one import warm_up
 from training.stage_store import StageResult, StageStore
-from training.stage_three import train_experts, train_router
+from training.stage_three import expert_name, train_experts, train_router
 from training.stage_two import (
     ASSIGNMENTS,
     assign_rows,
@@ -156,34 +155,25 @@ def _finish(
             for name, result in store.results.items()
         },
     }
-    store.narrator.title("Bundle: fingerprints of the base and every adapter")
-    named = {f"expert-{label}": expert.folder for label, expert in enumerate(experts)}
-    fingerprints = make_fingerprints(
-        inputs.base, inputs.chat_template, {**named, FALLBACK_NAME: warmup.folder}
-    )
-    for warning in fingerprints.warnings(inputs.base.record.dtype):
-        store.narrator.warn(warning)
+    recipe = inputs.recipe
     parts = Parts(
-        base=inputs.base.record,
+        base=inputs.base,
         chat_template=inputs.chat_template,
-        warmup=warmup.folder,
-        experts=[expert.folder for expert in experts],
+        experts=[
+            Expert(expert_name(label), expert.folder, assigned.facts["rows"][label], share, terms[label])
+            for label, (expert, share) in enumerate(zip(experts, assigned.facts["share"], strict=True))
+        ],
+        fallback=Fallback("warmup", adapter=warmup.folder),
         router_folder=router.folder / "router",
-        router=RouterRecord(
-            kind=inputs.recipe.router.kind,
-            encoder=inputs.encoder.name,
-            encoder_sha256=inputs.encoder.sha256,
-            encoder_license=inputs.encoder.license,
-            hidden=inputs.encoder.hidden,
-        ),
+        router=inputs.encoder.record,
+        routed_text=RoutedText(rule=recipe.router.routed_text, max_tokens=recipe.router.max_tokens),
         calibration=calibration,
-        assignments=assigned.folder / ASSIGNMENTS,
-        cluster_rows=assigned.facts["rows"],
-        cluster_shares=assigned.facts["share"],
-        terms=terms,
-        fingerprints=fingerprints,
+        data=recipe.data.files,
+        data_licenses=recipe.data.licenses,
+        recipe=recipe.model_dump(mode="json"),
+        report=Report(report, assigned.folder / ASSIGNMENTS),
     )
-    write_bundle(final, parts, inputs.recipe, report)
+    write_bundle(final, parts, store.narrator)
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from bundle.manifest import Calibration
+
 _STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # scikit-learn's C on standardised features, strongest first
 _HELD_OUT = 0.2
 _FEWEST_HELD_OUT = 20
@@ -119,6 +121,21 @@ def agreement(logits: NDArray[np.floating], labels: Labels) -> float:
     """
     _refuse_no_rows(labels)
     return float(np.mean(logits.argmax(axis=1) == labels))
+
+
+def calibrated(head: Head, embeddings: NDArray[np.float32], labels: Labels) -> Calibration:
+    """Return temperature and agreement of a head on held-out rows: `embeddings` `[n, H]`, `labels` `[n]`.
+
+    Raises:
+        ValueError: there are no rows.
+
+    """
+    logits = head.logits(embeddings)
+    return Calibration(
+        temperature=fit_temperature(logits, labels),
+        held_out_rows=len(labels),
+        agreement=agreement(logits, labels),
+    )
 
 
 def _cross_entropy(log_probabilities: NDArray[np.floating], labels: Labels) -> float:

@@ -51,7 +51,7 @@ def read_rows(files: tuple[str, ...]) -> tuple[list[Row], list[Unusable]]:
     unusable: list[Unusable] = []
     for file in files:
         count = len(rows) + len(unusable)
-        for origin, record in _records(file):
+        for origin, record in records(file):
             if isinstance(record, Unusable):
                 unusable.append(record)
                 continue
@@ -65,8 +65,23 @@ def read_rows(files: tuple[str, ...]) -> tuple[list[Row], list[Unusable]]:
     return rows, unusable
 
 
+def is_file_name(name: str) -> bool:
+    """Whether a name of data is that of a file, by its ending; else it is a hub id."""
+    return Path(name).suffix in _KINDS
+
+
 def parse_row(origin: str, record: Any) -> Row | Unusable:
     """Make a row of one record in any of the three forms, or say why it can't be one."""
+    row = parse_prompt(origin, record)
+    if isinstance(row, Row) and not row.completion.strip():
+        asked_last = record.get("messages") is not None and record["messages"][-1]["role"] != "assistant"
+        why = ": the last message is not the assistant's" if asked_last else ""
+        return Unusable(origin, f"it has no response{why}")
+    return row
+
+
+def parse_prompt(origin: str, record: Any) -> Row | Unusable:
+    """As `parse_row`, of a record that may lack the response; the completion is then empty."""
     if not isinstance(record, dict):
         return Unusable(origin, f"a row must be an object, this is {type(record).__name__}")
     source = record.get("source")
@@ -82,8 +97,6 @@ def parse_row(origin: str, record: Any) -> Row | Unusable:
             return Unusable(origin, f"its keys {sorted(record)} are none of the forms {_FORMS}")
     except _WrongRow as wrong:
         return Unusable(origin, str(wrong))
-    if not completion.strip():
-        return Unusable(origin, "it has no response")
     if not any(message["role"] == "user" and message["content"].strip() for message in prompt):
         return Unusable(origin, "it has no prompt")
     return Row(origin, tuple(prompt), completion, source)
@@ -124,7 +137,7 @@ def _of_messages(messages: Any) -> tuple[list[Message], str]:
         raise _WrongRow("'messages' must be a list of messages")
     parsed = _messages(messages, "messages")
     if parsed[-1]["role"] != "assistant":
-        raise _WrongRow("it has no response: the last message is not the assistant's")
+        return parsed, ""
     return parsed[:-1], parsed[-1]["content"]
 
 
@@ -137,7 +150,15 @@ def _messages(messages: list[Any], name: str) -> list[Message]:
     return parsed
 
 
-def _records(file: str) -> Iterator[tuple[str, Any]]:
+def records(file: str) -> Iterator[tuple[str, Any]]:
+    """Yield every record of a file or hub data set as (where it stands, what it is).
+
+    A line that is no JSON is yielded as `Unusable`.
+
+    Raises:
+        RowsError: it is missing, of an unknown kind, or unreadable.
+
+    """
     path = Path(file)
     if path.suffix in (".jsonl", ".ndjson") and path.is_file():
         yield from _lines_of_json(path)

@@ -6,14 +6,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bundle.manifest import Calibration
 from training.assignment import Assignment
 from training.finetune import Schedule, load_adapter
 from training.inputs import Inputs
 from training.router_export import write_router
-from training.router_head import agreement, fit_head, fit_temperature
+from training.router_head import calibrated, fit_head
 from training.stage_store import Stage, StageResult, StageStore, Work
 from training.tuning import tune
+
+
+def expert_name(label: int) -> str:
+    """Return what the expert of a cluster is called, everywhere."""
+    return f"expert-{label}"
 
 
 def train_experts(
@@ -48,7 +52,7 @@ def _expert(
         "experts": recipe.experts.model_dump(),
     }
     title = f"Stage III: expert {label + 1} of {assignment.k} ({len(rows):,} rows)"
-    return Stage(f"expert-{label}", title, depends_on), work
+    return Stage(expert_name(label), title, depends_on), work
 
 
 def train_router(
@@ -62,20 +66,14 @@ def train_router(
     def work(folder: Path) -> dict[str, Any]:
         with store.narrator.bar("encoding prompts", len(texts), "rows") as advance:
             embeddings = encoder.embed(texts, section.max_tokens, advance)  # [N, H]
-        head = fit_head(
-            embeddings[train_rows], assignment.labels[train_rows], assignment.k, inputs.recipe.seed
-        )
-        logits, labels = head.logits(embeddings[held_out]), assignment.labels[held_out]  # [V, K], [V]
-        calibration = Calibration(
-            temperature=fit_temperature(logits, labels),
-            held_out_rows=len(held_out),
-            agreement=agreement(logits, labels),
-        )
-        names = tuple(f"expert-{label}" for label in range(assignment.k))
+        labels = assignment.labels
+        head = fit_head(embeddings[train_rows], labels[train_rows], assignment.k, inputs.recipe.seed)
+        calibration = calibrated(head, embeddings[held_out], labels[held_out])
+        names = tuple(expert_name(label) for label in range(assignment.k))
         samples = [texts[row] for row in held_out[:16]]
         write_router(folder / "router", encoder, head, names, samples, section.max_tokens)
         store.narrator.say(
-            f"    agrees with the clusters on {100 * calibration.agreement:.1f} % of {len(held_out)} held-out rows"
+            f"    agrees with the clusters on {calibration.agreement:.1%} of {len(held_out)} held-out rows"
         )
         return {"calibration": calibration.model_dump(), "hidden": encoder.hidden}
 
