@@ -110,7 +110,7 @@ class Buildah:
     def __init__(self, work: Path) -> None:
         """`work` is an empty folder with room for the image several times over."""
         self._work = work
-        self._command = [
+        self._command: list[str | Path] = [
             "buildah",
             "--storage-driver",
             "vfs",
@@ -127,7 +127,7 @@ class Buildah:
     def import_base(self, folder: Path) -> None:
         """Make the stand-in for the Dockerfile's base: Python 3.11 where the official image has it."""
         start = time.monotonic()
-        packages = "python3.11,python3.11-venv,libpython3.11-dev,ca-certificates"
+        packages = "python3.11,python3.11-venv,python3-distutils,ca-certificates"
         run("debootstrap", "--variant=minbase", f"--include={packages}", "bookworm", folder)
         for name in ("python", "python3", "python3.11"):
             (folder / "usr/local/bin" / name).symlink_to("/usr/bin/python3.11")
@@ -252,8 +252,8 @@ class Container:
             mount -t tmpfs -o mode=755 tmpfs $root/dev
             {devices}
             mkdir $root/dev/shm; mount -t tmpfs -o size=64m tmpfs $root/dev/shm
-            mount -t tmpfs -o size=1g tmpfs $root/tmp
-            mount -t tmpfs -o mode=1777 tmpfs $root/cache
+            mount -t tmpfs -o mode=1777,noexec,nosuid,nodev tmpfs $root/tmp
+            mount -t tmpfs -o mode=1777,noexec,nosuid,nodev tmpfs $root/cache
             {chr(10).join(read_only)}
             mount -o remount,bind,ro $root
             exec {command}
@@ -371,14 +371,14 @@ def _check_confinement(running: Running) -> None:
 
 def _ask_everything(running: Running) -> None:
     question = [{"role": "user", "content": "What is 17 times 24?"}]
-    chat = {"model": "auto", "messages": question, "max_tokens": 8}
+    chat: dict[str, Any] = {"model": "auto", "messages": question, "max_tokens": 8}
     answer = running.ask("/v1/chat/completions", chat)
     expert, reason = (answer["headers"][f"x-gradientspace-{name}"] for name in ("expert", "reason"))
     if reason != "routed" or not re.fullmatch(r"expert-\d+@[0-9a-f]{12}", answer["body"]["model"]):
         raise FailedError(f"the answer was not routed: {reason}, {answer['body']['model']}")
     say(f"routed answer from {expert}: {answer['body']['choices'][0]['message']['content']!r}")
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-    more = {
+    more: dict[str, dict[str, Any]] = {
         "log-probabilities": {"logprobs": True, "top_logprobs": 3},
         "sampling": {"temperature": 1.0, "top_p": 0.9, "top_k": 20, "seed": 1, "n": 2},
         "penalties": {"presence_penalty": 0.5, "frequency_penalty": 0.5, "repetition_penalty": 1.1},
