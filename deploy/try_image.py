@@ -33,7 +33,7 @@ READY_SECONDS = 300
 STOP_SECONDS = 60
 NEEDS = ("buildah", "debootstrap", "unshare", "nsenter", "ip")
 
-# What a client asks, from inside the container, whose network is its own: (name, path, body).
+# A client, to be run inside the container, whose network is its own: asks PATH with BODY, prints the answer.
 ASK = """
 import json, sys, urllib.request
 path, body = sys.argv[1:]
@@ -202,7 +202,7 @@ class Container:
             FailedError: a compiler, pip, a cache or a training package is in it, or it runs as root.
 
         """
-        unwanted = ("gcc", "g++", "cc", "c++", "clang", "make", "nvcc", "pip")
+        unwanted = ("gcc", "g++", "cc", "c++", "clang", "make", "nvcc")
         found = [
             f"{folder}/{name}"
             for folder in ("usr/bin", "usr/local/bin", "opt/gradientspace/bin")
@@ -210,7 +210,7 @@ class Container:
             if (self.root / folder / name).exists()
         ]
         packages = next(self.root.glob("opt/gradientspace/lib/python3.11/site-packages"))
-        found += [name for name in ("training", "evaluation", "peft", "sklearn", "pytest", "demo")
+        found += [name for name in ("training", "evaluation", "pip", "peft", "sklearn", "pytest", "demo")
                   if (packages / name).exists()]  # fmt: skip
         for cache in ("root/.cache", "var/lib/apt/lists", "var/cache/apt", "cache", "src"):
             found += [str(path) for path in (self.root / cache).glob("*")]
@@ -390,6 +390,11 @@ def _ask_everything(running: Running) -> None:
         running.ask("/v1/chat/completions", chat | body)
     running.ask("/v1/completions", {"model": "auto", "prompt": ["2+2=", "Once upon a time"], "logprobs": 2})
     say(f"answered without a compiler and without a network: {', '.join(more)}, a prompt list")
+    written = running.execute("du", "--summarize", "--block-size=1k", "/tmp", "/cache", "/dev/shm").split()
+    say(
+        "written so far: "
+        + ", ".join(f"{where} {size} kB" for size, where in zip(*[iter(written)] * 2, strict=True))
+    )
 
 
 if __name__ == "__main__":

@@ -96,9 +96,9 @@ def test_the_pod_runs_as_the_images_user_and_writes_only_where_the_image_says() 
     assert CONTAINER["securityContext"]["readOnlyRootFilesystem"]
     writable = {mount["mountPath"] for mount in CONTAINER["volumeMounts"] if not mount.get("readOnly")}
     assert writable == {"/tmp", "/dev/shm", dockerfile_value("XDG_CACHE_HOME")}
-    assert dockerfile_value("GRADIENTSPACE_BUNDLE") in {
-        mount["mountPath"] for mount in CONTAINER["volumeMounts"]
-    }
+    where = {item["name"]: item.get("value", "") for item in CONTAINER["env"]}
+    for name in ("GRADIENTSPACE_BUNDLE", "GRADIENTSPACE_BASE_MODEL"):
+        assert any(where[name].startswith(f"{mount['mountPath']}/") for mount in CONTAINER["volumeMounts"])
 
 
 def test_kubernetes_sets_none_of_our_variables_by_itself() -> None:
