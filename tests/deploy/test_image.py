@@ -1,4 +1,4 @@
-"""The image, built and run: see deploy/try_image.py for what holds when it ends well."""
+"""The image, built and run: see deploy/image_trial for what holds when it ends well."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_the_image_answers_locked_down(demo_bundle: Path) -> None:
     manifest = Manifest.model_validate_json((demo_bundle / MANIFEST_FILE).read_text())
     base = (ROOT / manifest.base.id).resolve()
     done = subprocess.run(
-        [sys.executable, "deploy/try_image.py", demo_bundle, "--base-model", base],
+        [sys.executable, "deploy/image_trial", demo_bundle, "--base-model", base],
         cwd=ROOT,
         capture_output=True,
         text=True,
