@@ -11,7 +11,7 @@ from typing import Any
 
 from steps import run
 
-_UNSHARE = "unshare --pid --net --mount --ipc --uts --fork --kill-child".split()
+_UNSHARE = ["unshare", "--pid", "--net", "--mount", "--ipc", "--uts", "--fork", "--kill-child"]
 _STOP_SECONDS = 60
 
 
