@@ -36,7 +36,7 @@ FROM ${PYTHON_IMAGE} AS service-cpu
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends libnuma1 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
-# vLLM compiles two small functions on first use, with a C++ compiler that is not in here; eager they do the same.
+# vLLM compiles some small functions on first use, with a C++ compiler that is not in here; eager they do the same.
 ENV TORCHDYNAMO_DISABLE=1
 
 FROM ${PYTHON_IMAGE} AS service-cuda
