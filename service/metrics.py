@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
+from bundle.manifest import FALLBACK_NAME
 from service.decision import Decided
 
 if TYPE_CHECKING:
-    from bundle.manifest import FALLBACK_NAME, Manifest
+    from bundle.manifest import Manifest
     from service.record import Generation, RequestRecord
 
 _REQUEST_EDGES = (  # anchor:vllm, its end-to-end edges, with finer ones below for small models
