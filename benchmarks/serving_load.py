@@ -1,0 +1,157 @@
+"""What each contender is asked, and one window of it: same prompts, same experts, same number of tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+from benchmarks.serving_client import Reply, ask_in_turns, ask_once, request_bytes
+from benchmarks.serving_servers import BenchmarkError, Server
+from benchmarks.serving_windows import STREAMS, Window
+from bundle.manifest import Manifest
+from service.headers import ROUTER_MS
+from service.names import AUTO
+
+PATH = "/v1/chat/completions"
+TOKENS = 16  # few, so that what a request costs outside the engine shows
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt and the expert that the router chooses for it, by its two names."""
+
+    prompt: str
+    expert: str
+    engine_name: str
+
+
+def body_of(prompt: str, model: str, **more: Any) -> dict[str, Any]:
+    """Return a chat request whose answer has exactly `TOKENS` tokens."""
+    message = {"role": "user", "content": prompt}
+    return {
+        "model": model,
+        "messages": [message],
+        "max_tokens": TOKENS,
+        "ignore_eos": True,
+        "temperature": 0,
+    } | more
+
+
+async def routed_prompts(service: Server, manifest: Manifest, prompts: Sequence[str]) -> list[Asked]:
+    """Ask the router once, so that the named contenders name the very experts that the routed one gets."""
+    reply = await ask_once(service.port, "/v1/route", {"input": list(prompts)})
+    if reply.status != 200:
+        raise BenchmarkError(f"/v1/route answered {reply.status}: {reply.body[:300]!r}")
+    engine_names = {expert.name: expert.engine_name for expert in manifest.experts}
+    best = [
+        max(found["probabilities"], key=found["probabilities"].__getitem__)
+        for found in json.loads(reply.body)["data"]
+    ]
+    return [Asked(prompt, name, engine_names[name]) for prompt, name in zip(prompts, best, strict=True)]
+
+
+class Load:
+    """Both servers and what they are asked."""
+
+    def __init__(self, service: Server, own: Server, manifest: Manifest, asked: Sequence[Asked]) -> None:
+        """`asked` is gone through again and again."""
+        self._servers = {"service": service, "vllm": own}
+        self._asked = asked
+        base = manifest.base.name
+        everyone = [*manifest.label_order, base]
+        self._models: dict[str, Callable[[Asked], list[str]]] = {
+            "vllm": lambda one: [one.engine_name],
+            "named": lambda one: [one.expert],
+            "routed": lambda _: [AUTO],
+            "base": lambda _: [base],
+            "ensemble": lambda _: everyone,
+        }
+        self._answers_by: dict[str, Callable[[Asked], str]] = {
+            "vllm": lambda one: one.engine_name,
+            "named": lambda one: one.engine_name,
+            "routed": lambda one: one.engine_name,
+            "base": lambda _: base,
+        }
+        self.passes = {
+            name: len(self._models[name.removesuffix("_streams")](asked[0]))
+            for name in (*self._models, *STREAMS)
+        }
+
+    async def window(self, contender: str, clients: int, turns: int, first: int) -> Window:
+        """Let `clients` ask `turns` prompts each, beginning with prompt number `first`.
+
+        Raises:
+            BenchmarkError: an answer is not what was asked for.
+
+        """
+        picked = [
+            [self._asked[(first + client * turns + turn) % len(self._asked)] for turn in range(turns)]
+            for client in range(clients)
+        ]
+        requests = [[self._requests(contender, one) for one in turn] for turn in picked]
+        side = "vllm" if contender.startswith("vllm") else "service"
+        before = self._cpu(side)
+        seconds, replies = await ask_in_turns(self._servers[side].port, requests)
+        cpu = {name: spent - before[name] for name, spent in self._cpu(side).items()}
+        cpu["others"] -= sum(spent for name, spent in cpu.items() if name != "others")
+        answered = [
+            (one, turn)
+            for own, turns_of_client in zip(picked, replies, strict=True)
+            for one, turn in zip(own, turns_of_client, strict=True)
+        ]
+        for one, turn in answered:
+            for reply in turn:
+                self._refuse_wrong(contender, one, reply)
+        return Window(
+            contender,
+            clients,
+            seconds,
+            tuple(max(reply.seconds for reply in turn) for _, turn in answered),
+            tuple(float(turn[0].headers.get(ROUTER_MS, 0)) for _, turn in answered),
+            cpu,
+        )
+
+    def _requests(self, contender: str, one: Asked) -> list[bytes]:
+        streams = contender in STREAMS
+        models = self._models[contender.removesuffix("_streams")](one)
+        return [
+            request_bytes(PATH, body_of(one.prompt, model, **({"stream": True} if streams else {})))
+            for model in models
+        ]
+
+    def _refuse_wrong(self, contender: str, one: Asked, reply: Reply) -> None:
+        if reply.status != 200:
+            raise BenchmarkError(f"{contender}: status {reply.status}, {reply.body[:300]!r}")
+        if contender in STREAMS:
+            if not reply.body.rstrip().endswith(b"data: [DONE]"):
+                raise BenchmarkError(f"{contender}: a stream ended early: {reply.body[-300:]!r}")
+            return
+        answer = json.loads(reply.body)
+        tokens = answer["usage"]["completion_tokens"]
+        if tokens != TOKENS:
+            raise BenchmarkError(f"{contender}: {tokens} tokens instead of {TOKENS}")
+        if contender in self._answers_by and answer["model"] != self._answers_by[contender](one):
+            raise BenchmarkError(
+                f"{contender}: {answer['model']} answered, not {self._answers_by[contender](one)}"
+            )
+
+    def _cpu(self, side: str) -> dict[str, float]:
+        """Return CPU seconds since the beginning of time; `others` is the whole machine."""
+        loaded = self._servers[side]
+        (idle,) = (server for name, server in self._servers.items() if name != side)
+        whole = psutil.cpu_times()
+        return {
+            "engine": _cpu_seconds(loaded.engine_processes),
+            "api": _cpu_seconds([loaded.api_process]),
+            "client": _cpu_seconds([psutil.Process()]),
+            "idle_server": _cpu_seconds([idle.api_process, *idle.engine_processes]),
+            "others": sum(whole) - whole.idle - whole.iowait - whole.guest - whole.guest_nice,
+        }
+
+
+def _cpu_seconds(processes: Sequence[psutil.Process]) -> float:
+    return sum(times.user + times.system for times in (process.cpu_times() for process in processes))
