@@ -3,9 +3,9 @@
 Both servers run at once with equal engine flags, which is checked; one of them is loaded at a time, in short windows
 of fixed work, there and back (A B B A). Five contenders, for 1, 8 and 32 clients: `vllm`, vLLM's own server, the client
 names the adapter; `named`, the same through the service; `routed`, the router chooses (the same experts, by
-construction); `base`, no adapter; `ensemble`, every expert and the base answer each request, which is less than ELREA
-needs, because that also mixes their logits at every token. Then streams of the first two, and whether a stream's
-first event waits for other clients' classification.
+construction); `base`, no adapter; `ensemble`, vLLM's server again, every expert and the fallback answer each request:
+less than ELREA needs, because that also mixes their logits at every token. Then streams of the first two, and whether
+a stream's first event waits for other clients' classification.
 """
 
 from __future__ import annotations
@@ -27,13 +27,12 @@ from statistics import median
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.first_byte import first_byte_figures
 from benchmarks.serving_equality import refuse_unequal
 from benchmarks.serving_load import TOKENS, Load, body_of, routed_prompts
 from benchmarks.serving_servers import BenchmarkError, Server, both_servers
+from benchmarks.serving_table import print_record
 from benchmarks.serving_windows import (
     CONTENDERS,
     STREAMS,
@@ -93,7 +92,7 @@ def main(
         "commands": commands,
         "machine": _machine(),
     }
-    _print(record)
+    print_record(record)
     if json_file is not None:
         json_file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
@@ -101,10 +100,7 @@ def main(
 async def _measured(
     service: Server, own: Server, manifest: Manifest, quick: bool, say: Callable[[str], None]
 ) -> Figures:
-    texts = [prompt_of(row) for row in make_rows(_PROMPTS // len(SKILLS) + 1, seed=7, split="heldout")][
-        :_PROMPTS
-    ]
-    asked = await routed_prompts(service, manifest, texts)
+    asked = await routed_prompts(service, manifest, _prompts())
     one = asked[0]
     await refuse_unequal(service, own, body_of(one.prompt, one.expert), (one.expert, one.engine_name))
     say("both servers run alike")
@@ -139,16 +135,19 @@ async def _rounds(load: Load, seconds: float, say: Callable[[str], None]) -> lis
             for half, name in enumerate(there_and_back(names)):
                 first = 7 * (2 * number + half // len(names))  # the same prompts for all contenders of a pass
                 windows.append(await load.window(name, clients, turns[name, clients], first))
-        say(f"round {number + 1} of about {seconds / ((time.monotonic() - begin) / (number + 1)):.0f}")
+        say(f"round {number + 1} done, {time.monotonic() - begin:.0f} of {seconds:.0f} s")
     return windows
+
+
+def _prompts() -> list[str]:
+    per_skill = -(-_PROMPTS // len(SKILLS))
+    return [prompt_of(row) for row in make_rows(per_skill, seed=7, split="heldout")][:_PROMPTS]
 
 
 def _router_alone_ms(bundle: Bundle) -> float:
     """Return the median time of one classification in an idle process: the router's own time."""
     router = load_router(bundle)
-    texts = [prompt_of(row) for row in make_rows(_PROMPTS // len(SKILLS) + 1, seed=7, split="heldout")][
-        :_PROMPTS
-    ]
+    texts = _prompts()
     router.probabilities(texts[:1])
     times = []
     for text in texts:
@@ -156,64 +155,6 @@ def _router_alone_ms(bundle: Bundle) -> float:
         router.probabilities([text])
         times.append(1000 * (time.perf_counter() - start))
     return median(times)
-
-
-def _print(record: Figures) -> None:
-    console = Console()
-    counts = record["requests_per_s"].keys()
-    speed = Table(
-        title=f"Requests per second, {record['tokens']} tokens each", box=None, padding=(0, 2, 0, 0)
-    )
-    for heading in ("clients", *CONTENDERS, "named/vllm", "streams", "named/base"):
-        speed.add_column(heading, justify="right", no_wrap=True)
-    for clients in counts:
-        of = record["by_clients"][clients]
-        speed.add_row(
-            clients,
-            *(f"{record['requests_per_s'][clients][name]:.1f}" for name in CONTENDERS),
-            *(
-                f"{of[name]['median']:.3f}"
-                for name in ("named_over_vllm", "named_over_vllm_streams", "named_over_base")
-            ),
-        )
-    console.print(speed)
-    late = Table(title="Median latency in ms", box=None, padding=(0, 2, 0, 0))
-    for heading in ("clients", "vllm", "named", "routed", "routed - named", "router", "beyond router"):
-        late.add_column(heading, justify="right", no_wrap=True)
-    for clients in counts:
-        of = record["by_clients"][clients]
-        late.add_row(
-            clients,
-            *(f"{of['p50_ms'][name]:.1f}" for name in ("vllm", "named", "routed")),
-            *(
-                f"{of[name]:.2f}"
-                for name in ("routed_minus_named_p50_ms", "router_p50_ms", "beyond_router_p50_ms")
-            ),
-        )
-    console.print(late)
-    busy = Table(title="Busy cores / CPU ms per request", box=None, padding=(0, 2, 0, 0))
-    for heading in ("clients", "contender", "engine", "HTTP", "client", "others' cores"):
-        busy.add_column(heading, justify="right", no_wrap=True)
-    for clients in counts:
-        of = record["by_clients"][clients]
-        for name in ("vllm", "named", "routed", "base"):
-            cores, spent = of["busy_cores"][name], of["cpu_ms_per_request"][name]
-            cells = (
-                f"{cores[process]:.2f} / {spent[process]:.1f}" for process in ("engine", "api", "client")
-            )
-            busy.add_row(clients, name, *cells, f"{cores['others']:.2f}")
-    console.print(busy)
-    waits, neighbours = record["first_byte"]["first_event_ms"], record["first_byte"]["neighbours"]
-    said = ", ".join(f"{kind} {found['p50']:.0f} / {found['p95']:.0f}" for kind, found in waits.items())
-    console.print(
-        f"First event of a named stream, ms at p50 / p95, beside {neighbours} neighbours: {said}.",
-        soft_wrap=True,
-    )
-    console.print(
-        f"named/vllm at least {record['named_over_vllm']:.3f}; the router alone takes "
-        f"{record['router_alone_p50_ms']:.2f} ms; {record['seconds']:.0f} s in all.",
-        soft_wrap=True,
-    )
 
 
 def _machine() -> Figures:

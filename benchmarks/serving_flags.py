@@ -5,8 +5,11 @@ Imports vLLM, so the benchmark calls it in a process of its own and stays light.
 
 from __future__ import annotations
 
+import json
+import os
 from argparse import Action, ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ def vllm_flags(bundle_folder: Path, service_flags: Sequence[str]) -> list[str]:
         ValueError: the line does not lead vLLM's own parser to every argument of the service.
 
     """
+    os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -60,8 +64,8 @@ def _flag(action: Action, value: Any) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    if hasattr(value, "path") and hasattr(value, "name"):  # vLLM's record of an adapter
-        return f"{value.name}={value.path}"
+    if is_dataclass(value) and not isinstance(value, type):  # vLLM's record of an adapter
+        return json.dumps(asdict(value))
     return str(value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from service.headers import ROUTER_MS
 from service.names import AUTO
 
 PATH = "/v1/chat/completions"
+_ASK_VLLM = ("vllm", "vllm_streams", "ensemble")
 TOKENS = 16  # few, so that what a request costs outside the engine shows
 
 
@@ -62,7 +64,7 @@ class Load:
         self._servers = {"service": service, "vllm": own}
         self._asked = asked
         base = manifest.base.name
-        everyone = [*manifest.label_order, base]
+        everyone = [adapter.engine_name for adapter in manifest.adapters]
         self._models: dict[str, Callable[[Asked], list[str]]] = {
             "vllm": lambda one: [one.engine_name],
             "named": lambda one: [one.expert],
@@ -93,10 +95,12 @@ class Load:
             for client in range(clients)
         ]
         requests = [[self._requests(contender, one) for one in turn] for turn in picked]
-        side = "vllm" if contender.startswith("vllm") else "service"
-        before = self._cpu(side)
+        side = "vllm" if contender in _ASK_VLLM else "service"
+        before, own_before = self._cpu(side), time.process_time()
         seconds, replies = await ask_in_turns(self._servers[side].port, requests)
+        own_after = time.process_time()
         cpu = {name: spent - before[name] for name, spent in self._cpu(side).items()}
+        cpu["client"] = own_after - own_before
         cpu["others"] -= sum(spent for name, spent in cpu.items() if name != "others")
         answered = [
             (one, turn)
@@ -147,7 +151,6 @@ class Load:
         return {
             "engine": _cpu_seconds(loaded.engine_processes),
             "api": _cpu_seconds([loaded.api_process]),
-            "client": _cpu_seconds([psutil.Process()]),
             "idle_server": _cpu_seconds([idle.api_process, *idle.engine_processes]),
             "others": sum(whole) - whole.idle - whole.iowait - whole.guest - whole.guest_nice,
         }

@@ -65,9 +65,14 @@ class Server:
         return self._log.read_text(errors="replace")
 
     @property
+    def pid(self) -> int:
+        """The process that was started."""
+        return self._process.pid
+
+    @property
     def api_process(self) -> psutil.Process:
         """The process that speaks HTTP."""
-        return psutil.Process(self._process.pid)
+        return psutil.Process(self.pid)
 
     @property
     def engine_processes(self) -> list[psutil.Process]:
@@ -122,12 +127,12 @@ def both_servers(bundle: Path, folder: Path, say: Callable[[str], None]) -> Iter
             stack.callback(server.stop)
             return server
 
-        port = _free_port()
+        port = free_port()
         options = ["serve", str(bundle.resolve()), "--port", str(port), "--", *ENGINE_FLAGS]
         service = started("service", "cli.main", options, port)
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
             flags = apart.submit(vllm_flags, bundle.resolve(), ENGINE_FLAGS).result()
-        port = _free_port()
+        port = free_port()
         options = ["--port", str(port), *HTTP_FLAGS, *flags]
         own = started("vllm", "vllm.entrypoints.launchers.api_server.entry", options, port)
         service.wait_until_ready("/health/ready", say)
@@ -151,7 +156,8 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody listens on at the moment."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])

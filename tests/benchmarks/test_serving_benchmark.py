@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from itertools import pairwise
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks.serving_equality import environment_that_matters
 from benchmarks.serving_flags import command_line, differences, vllm_flags
+from benchmarks.serving_servers import BenchmarkError, Server, free_port
 from benchmarks.serving_windows import (
     CONTENDERS,
     PROCESSES,
@@ -128,6 +132,42 @@ def test_vllm_gets_the_arguments_of_the_service(demo_bundle: Path) -> None:
     assert after["--max-num-seqs"] == "77"
     assert "--enable-lora" in line
     assert int(after["--max-loras"]) > 1
+
+
+def test_a_server_is_gone_afterwards(tmp_path: Path) -> None:
+    port = free_port()
+    command = ["http.server", str(port), "--bind", "127.0.0.1"]
+    server = Server("a server", command, port, dict(os.environ), tmp_path / "log")
+    try:
+        server.wait_until_ready("/", lambda line: None)
+        assert server.api_process.is_running()
+    finally:
+        server.stop()
+    assert not psutil.pid_exists(server.pid)
+
+
+def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
+    server = Server("a server", ["no_such_module"], 1, dict(os.environ), tmp_path / "log")
+    with pytest.raises(BenchmarkError, match=r"(?s)a server ended with 1 .*No module named no_such_module"):
+        server.wait_until_ready("/", lambda line: None)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_both_servers(demo_bundle: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.serving", str(demo_bundle), "--quick"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stderr is not None
+        for line in run.stderr:
+            if "starting vllm" in line:
+                break
+        family = psutil.Process(run.pid).children(recursive=True)
+        assert len(family) >= 2
+        run.send_signal(signal.SIGINT)
+        assert run.wait(120) != 0
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
 
 
 @pytest.mark.slow
