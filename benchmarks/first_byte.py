@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Sequence
 from statistics import median, quantiles
 from typing import Any
@@ -15,11 +16,12 @@ from benchmarks.serving_windows import there_and_back
 from service.names import AUTO
 
 NEIGHBOURS = 32
+_TOKENS = 4  # of a neighbour's answer
 _SETTLE_SECONDS = 0.7  # until all neighbours are under way
 
 
-async def first_byte_figures(service: Server, asked: Sequence[Asked], streams: int) -> dict[str, Any]:
-    """Return milliseconds to the first event of `streams` named streams, alone and beside three kinds of neighbours.
+async def first_byte_figures(service: Server, asked: Sequence[Asked], seconds: float) -> dict[str, Any]:
+    """Return ms to the first event of named streams, alone and beside three kinds of neighbours, `seconds` each.
 
     Named and routed neighbours send the same long text, so a stream meets the same work in the engine and only
     one kind is classified. `classified` ones send it to `/v1/route`: nothing but classification.
@@ -27,20 +29,17 @@ async def first_byte_figures(service: Server, asked: Sequence[Asked], streams: i
     text = await _long_text(service, [one.prompt for one in asked])
     neighbours = {
         "alone": [],
-        "named": [request_bytes(PATH, body_of(text, one.expert)) for one in asked[:NEIGHBOURS]],
-        "routed": [request_bytes(PATH, body_of(text, AUTO))] * NEIGHBOURS,
+        "named": [
+            request_bytes(PATH, body_of(text, one.expert, max_tokens=_TOKENS)) for one in asked[:NEIGHBOURS]
+        ],
+        "routed": [request_bytes(PATH, body_of(text, AUTO, max_tokens=_TOKENS))] * NEIGHBOURS,
         "classified": [request_bytes("/v1/route", {"input": text})] * NEIGHBOURS,
     }
-    own = [
-        request_bytes(
-            PATH, body_of(asked[number % len(asked)].prompt, asked[number % len(asked)].expert, stream=True)
-        )
-        for number in range(streams // 2)
-    ]
+    own = [request_bytes(PATH, body_of(one.prompt, one.expert, stream=True, max_tokens=1)) for one in asked]
     waited: dict[str, list[float]] = {kind: [] for kind in neighbours}
     answered: dict[str, list[float]] = {kind: [] for kind in neighbours}
     for kind in there_and_back(tuple(neighbours)):
-        first, others = await _streams_beside(service.port, own, neighbours[kind])
+        first, others = await _streams_beside(service.port, own, neighbours[kind], seconds / 2)
         waited[kind] += first
         answered[kind] += others
     return {
@@ -52,18 +51,19 @@ async def first_byte_figures(service: Server, asked: Sequence[Asked], streams: i
 
 
 async def _streams_beside(
-    port: int, own: Sequence[bytes], neighbours: Sequence[bytes]
+    port: int, own: Sequence[bytes], neighbours: Sequence[bytes], seconds: float
 ) -> tuple[list[float], list[float]]:
-    """Return the seconds to the first event of each of `own`, one after another, and the neighbours' answer times."""
+    """Ask streams one after another for so long; return the seconds to their first events, and the neighbours'."""
     over = asyncio.Event()
     tasks = [asyncio.create_task(_neighbour(port, request, over)) for request in neighbours]
     connection = await Connection.opened(port)
     try:
         if tasks:
             await asyncio.sleep(_SETTLE_SECONDS)
-        first = []
-        for request in own:
-            reply = await connection.ask(request)
+        first: list[float] = []
+        end = time.monotonic() + seconds
+        while not first or time.monotonic() < end:
+            reply = await connection.ask(own[len(first) % len(own)])
             if reply.status != 200 or not reply.body.startswith(b"data: "):
                 raise BenchmarkError(f"a stream answered {reply.status}: {reply.body[:300]!r}")
             first.append(reply.first_seconds)

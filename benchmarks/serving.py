@@ -55,7 +55,7 @@ _PROMPTS = 128
 _WINDOW_SECONDS = {1: 1.6, 8: 1.2, 32: 1.2}
 _LEAST_ROUNDS = 2
 _SECONDS = {True: 120.0, False: 900.0}  # of rounds, when quick and when not
-_STREAMS_TO_TIME = {True: 40, False: 200}
+_STREAM_SECONDS = {True: 5.0, False: 30.0}  # of each kind of neighbours
 
 
 def main(
@@ -107,7 +107,7 @@ async def _measured(
     load = Load(service, own, manifest, asked)
     windows = await _rounds(load, _SECONDS[quick], say)
     say("the first event of streams beside busy neighbours")
-    first_byte = await first_byte_figures(service, asked, _STREAMS_TO_TIME[quick])
+    first_byte = await first_byte_figures(service, asked, _STREAM_SECONDS[quick])
     experts = {name: sum(one.expert == name for one in asked) for name in manifest.label_order}
     return figures(windows) | {
         "first_byte": first_byte,
