@@ -16,6 +16,7 @@ from service.identity import Identity
 from service.lifecycle import Lifecycle
 from service.request_text import RequestTexts
 from service.routes import catalog, health, route
+from service.shortcut import Shortcut
 
 if TYPE_CHECKING:
     from bundle.read import Bundle
@@ -41,6 +42,7 @@ def build_app(service: Service, dispatch: Dispatch) -> FastAPI:
     for room in (catalog, route, health):
         app.include_router(room.router)
     app.router.default = dispatch
+    app.add_middleware(Shortcut, dispatch=dispatch)
     for kind in (HTTPException, RequestValidationError, errors.ServiceError, Exception):
         app.add_exception_handler(kind, errors.handle)
     app.add_middleware(Identity, bundle_digest=service.bundle.digest)
