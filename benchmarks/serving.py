@@ -54,7 +54,7 @@ _CLIENTS = (1, 8, 32)
 _PROMPTS = 128
 _WINDOW_SECONDS = {1: 1.6, 8: 1.2, 32: 1.2}
 _LEAST_ROUNDS = 2
-_SECONDS = {True: 120.0, False: 900.0}  # of rounds, when quick and when not
+_SECONDS = {True: 100.0, False: 900.0}  # of rounds, when quick and when not
 _STREAM_SECONDS = {True: 5.0, False: 30.0}  # of each kind of neighbours
 
 
