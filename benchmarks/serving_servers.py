@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -27,6 +28,12 @@ from service.settings import ENV_PREFIX
 ENGINE_FLAGS = ("--kv-cache-memory-bytes", str(1024**3), "--no-enable-prefix-caching")
 # How the service runs its own HTTP server: uvicorn's access log costs either some 15 microseconds a request.
 HTTP_FLAGS = ("--host", "127.0.0.1", "--disable-uvicorn-access-log", "--uvicorn-log-level", "warning")
+_VLLMS_LOG = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"plain": {"class": "logging.StreamHandler"}},
+    "loggers": {"vllm": {"handlers": ["plain"], "level": "INFO", "propagate": False}},
+}
 _ROOT = Path(__file__).parents[1]
 _START_SECONDS = 600
 _STOP_SECONDS = 60
@@ -118,7 +125,7 @@ def both_servers(bundle: Path, folder: Path, say: Callable[[str], None]) -> Iter
         BenchmarkError: one of them does not start.
 
     """
-    environment = _environment()
+    environment = _environment(folder)
     with ExitStack() as stack:
 
         def started(name: str, module: str, arguments: Sequence[str], port: int) -> Server:
@@ -140,10 +147,12 @@ def both_servers(bundle: Path, folder: Path, say: Callable[[str], None]) -> Iter
         yield service, own
 
 
-def _environment() -> dict[str, str]:
+def _environment(folder: Path) -> dict[str, str]:
     """Return what both servers get: what the service would set for itself, and vLLM's log for the comparison."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
-    environment["VLLM_LOGGING_LEVEL"] = "INFO"
+    logging = folder / "logging.json"
+    logging.write_text(json.dumps(_VLLMS_LOG), encoding="utf-8")
+    environment |= {"VLLM_LOGGING_LEVEL": "INFO", "VLLM_LOGGING_CONFIG_PATH": str(logging)}
     prepare_environment(environment, False, available_cores())
     return environment
 

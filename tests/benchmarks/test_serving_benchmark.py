@@ -126,7 +126,8 @@ def test_arguments_become_a_command_line_and_back() -> None:
     assert parser.parse_args(line) == wanted
 
 
-def test_vllm_gets_the_arguments_of_the_service(demo_bundle: Path) -> None:
+def test_vllm_gets_the_arguments_of_the_service(demo_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "ERROR")  # so that it is as before afterwards
     line = vllm_flags(demo_bundle, ["--max-num-seqs", "77", "--no-enable-prefix-caching"])
     after = dict(pairwise(line))
     assert after["--max-num-seqs"] == "77"
