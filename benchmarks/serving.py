@@ -81,7 +81,7 @@ def main(
                 record = runner.run(_measured(service, own, found.manifest, quick, say))
             commands = {server.name: server.command for server in (service, own)}
             say("stopping both")
-    except (BenchmarkError, BundleError, UsageError, ValueError) as error:
+    except (BenchmarkError, BundleError, UsageError) as error:
         print(f"{error}\nThe servers' logs are in {folder}", file=sys.stderr)
         raise typer.Exit(1) from error
     shutil.rmtree(folder)

@@ -91,7 +91,7 @@ class Load:
         """Let `clients` ask `turns` prompts each, beginning with prompt number `first`.
 
         Raises:
-            BenchmarkError: an answer is not what was asked for.
+            BenchmarkError: an answer is missing or is not what was asked for.
 
         """
         picked = [
@@ -101,7 +101,10 @@ class Load:
         requests = [[self._requests(contender, one) for one in turn] for turn in picked]
         side = "vllm" if contender in _ASK_VLLM else "service"
         before, own_before = self._cpu(side), time.process_time()
-        seconds, replies = await ask_in_turns(self._servers[side].port, requests)
+        try:
+            seconds, replies = await ask_in_turns(self._servers[side].port, requests)
+        except (EOFError, ConnectionError) as error:
+            raise BenchmarkError(f"{contender}: the server closed a connection ({error})") from error
         own_after = time.process_time()
         cpu = {name: spent - before[name] for name, spent in self._cpu(side).items()}
         cpu["client"] = own_after - own_before

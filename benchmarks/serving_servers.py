@@ -122,7 +122,7 @@ def both_servers(bundle: Path, folder: Path, say: Callable[[str], None]) -> Iter
     """Start the service and vLLM's own server; their logs go into `folder`.
 
     Raises:
-        BenchmarkError: one of them does not start.
+        BenchmarkError: one of them does not start, or they can't be given equal arguments.
 
     """
     environment = _environment(folder)
@@ -137,8 +137,11 @@ def both_servers(bundle: Path, folder: Path, say: Callable[[str], None]) -> Iter
         port = free_port()
         options = ["serve", str(bundle.resolve()), "--port", str(port), "--", *ENGINE_FLAGS]
         service = started("service", "cli.main", options, port)
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
-            flags = apart.submit(vllm_flags, bundle.resolve(), ENGINE_FLAGS).result()
+        try:
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
+                flags = apart.submit(vllm_flags, bundle.resolve(), ENGINE_FLAGS).result()
+        except ValueError as error:
+            raise BenchmarkError(str(error)) from error
         port = free_port()
         options = ["--port", str(port), *HTTP_FLAGS, *flags]
         own = started("vllm", "vllm.entrypoints.launchers.api_server.entry", options, port)
