@@ -23,6 +23,7 @@ from service.observed import Observed
 from service.request_text import RequestTexts
 from service.routes import admin, catalog, health, openapi, playground, route
 from service.settings import Settings
+from service.shortcut import Shortcut
 
 if TYPE_CHECKING:
     from bundle.read import Bundle
@@ -64,6 +65,7 @@ def build_app(
     if settings.playground:
         app.include_router(playground.router)
     app.router.default = dispatch
+    app.add_middleware(Shortcut, dispatch=dispatch)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, rejected=metrics.rejected)
     app.add_middleware(Authentication, access=access, on_refused=metrics.rejected.labels("unauthorized").inc)
     app.add_middleware(Observed, metrics=metrics, tracer=tracer)

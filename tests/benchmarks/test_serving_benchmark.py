@@ -1,0 +1,191 @@
+"""The benchmark of the service: what it pairs, what it writes, and that it refuses to compare unlike with like."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
+from itertools import pairwise
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmarks.serving_equality import environment_that_matters
+from benchmarks.serving_flags import command_line, differences, vllm_flags
+from benchmarks.serving_servers import BenchmarkError, Server, free_port
+from benchmarks.serving_windows import (
+    CONTENDERS,
+    PROCESSES,
+    STREAMS,
+    Window,
+    beyond_router_ms,
+    figures,
+    pair_ratios,
+    there_and_back,
+    turns_within,
+)
+
+ROOT = Path(__file__).parents[2]
+HEADLINES = {
+    *("requests_per_s", "named_over_vllm", "routed_minus_named_p50_ms", "router_p50_ms"),
+    *("streams_per_s", "by_clients"),
+}
+
+
+def window(contender: str, clients: int, latency: float, router_ms: float = 0.0) -> Window:
+    latencies = (latency,) * 4
+    cpu = dict.fromkeys(PROCESSES, 0.5)
+    return Window(contender, clients, 4 * latency / clients, latencies, (router_ms,) * 4, cpu)
+
+
+def measured(slow: dict[str, float], counts: tuple[int, ...] = (1, 8)) -> list[Window]:
+    """Two passes; in the second the machine takes twice as long for everything."""
+    return [
+        window(name, clients, machine * slow.get(name, 1.0) * clients, 5.0 if name == "routed" else 0.0)
+        for clients in counts
+        for machine in (1.0, 2.0)
+        for name in (*CONTENDERS, *STREAMS)
+    ]
+
+
+def test_a_slower_machine_favours_nobody() -> None:
+    assert there_and_back(("a", "b")) == ("a", "b", "b", "a")
+    ratios = pair_ratios(measured({"named": 1.25}), "named", "vllm", 8)
+    assert ratios == pytest.approx([0.8, 0.8])
+
+
+def test_passes_that_do_not_pair_are_an_error() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        pair_ratios(measured({})[:-1], "named_streams", "vllm", 8)
+
+
+def test_a_turn_of_many_requests_gets_fewer_turns() -> None:
+    assert turns_within(1.2, one_turn=0.1, passes=1) == 12
+    assert turns_within(1.2, one_turn=0.1, passes=5) == 2
+    assert turns_within(1.2, one_turn=9.0, passes=5) == 1
+
+
+def test_routing_is_compared_prompt_by_prompt() -> None:
+    named, routed = [window("named", 1, 0.100)], [window("routed", 1, 0.106, router_ms=5.0)]
+    assert beyond_router_ms(routed, named) == pytest.approx([1.0] * 4)
+
+
+def test_the_record() -> None:
+    found = figures(measured({"named": 1.25, "base": 0.5, "named_streams": 2.0}))
+    assert set(found) == HEADLINES
+    assert {clients: set(rates) for clients, rates in found["requests_per_s"].items()} == {
+        "1": set(CONTENDERS),
+        "8": set(CONTENDERS),
+    }
+    assert found["named_over_vllm"] == pytest.approx(0.8)
+    assert found["router_p50_ms"] == 5.0
+    of_eight = found["by_clients"]["8"]
+    assert of_eight["named_over_vllm_streams"]["median"] == pytest.approx(0.5)
+    assert of_eight["named_over_base"]["median"] == pytest.approx(0.4)
+    assert of_eight["busy_cores"]["vllm"]["engine"] == pytest.approx(1.0 / 12)
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_the_lowest_ratio_is_the_headline() -> None:
+    windows = measured({}, (1,)) + measured({"named": 1.25}, (32,)) + measured({}, (8,))
+    found = figures(windows)
+    assert found["named_over_vllm"] == pytest.approx(0.8)
+    assert found["routed_minus_named_p50_ms"] == found["by_clients"]["1"]["routed_minus_named_p50_ms"]
+
+
+def test_whatever_differs_is_named() -> None:
+    assert differences({"dtype": "float32", "rank": 8}, {"rank": 8, "dtype": "float32"}) == []
+    assert differences({"dtype": "float32", "rank": 8}, {"dtype": "bfloat16", "seed": 0}) == [
+        "dtype: the service has 'float32', vLLM's server 'bfloat16'",
+        "rank: the service has 8, vLLM's server '(nothing)'",
+        "seed: the service has '(nothing)', vLLM's server 0",
+    ]
+
+
+def test_variables_that_change_the_speed_are_compared() -> None:
+    found = environment_that_matters(
+        {"OMP_NUM_THREADS": "1", "LD_PRELOAD": "x", "VLLM_CPU_OMP": "y", "HOME": "/", "TORCHINDUCTOR_X": "z"}
+    )
+    assert set(found) == {"OMP_NUM_THREADS", "LD_PRELOAD", "VLLM_CPU_OMP", "TORCHINDUCTOR_X"}
+
+
+def test_arguments_become_a_command_line_and_back() -> None:
+    parser = ArgumentParser()
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--kept", default=3)
+    parser.add_argument("--eager", action="store_true")
+    parser.add_argument("--progress", action=BooleanOptionalAction, default=True)
+    parser.add_argument("-n", "--names", nargs="+")
+    wanted = Namespace(dtype="float32", kept=3, eager=True, progress=False, names=["a", "b"])
+    line = command_line(parser, wanted)
+    assert line == ["--dtype", "float32", "--eager", "--no-progress", "--names", "a", "b"]
+    assert parser.parse_args(line) == wanted
+
+
+def test_vllm_gets_the_arguments_of_the_service(demo_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "ERROR")  # so that it is as before afterwards
+    line = vllm_flags(demo_bundle, ["--max-num-seqs", "77", "--no-enable-prefix-caching"])
+    after = dict(pairwise(line))
+    assert after["--max-num-seqs"] == "77"
+    assert "--enable-lora" in line
+    assert int(after["--max-loras"]) > 1
+
+
+def test_a_server_is_gone_afterwards(tmp_path: Path) -> None:
+    port = free_port()
+    command = ["http.server", str(port), "--bind", "127.0.0.1"]
+    server = Server("a server", command, port, dict(os.environ), tmp_path / "log")
+    try:
+        server.wait_until_ready("/", lambda line: None)
+        assert server.api_process.is_running()
+    finally:
+        server.stop()
+    assert not psutil.pid_exists(server.pid)
+
+
+def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
+    server = Server("a server", ["no_such_module"], 1, dict(os.environ), tmp_path / "log")
+    with pytest.raises(BenchmarkError, match=r"(?s)a server ended with 1 .*No module named no_such_module"):
+        server.wait_until_ready("/", lambda line: None)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_both_servers(demo_bundle: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.serving", str(demo_bundle), "--quick"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stderr is not None
+        for line in run.stderr:
+            if "starting vllm" in line:
+                break
+        family = psutil.Process(run.pid).children(recursive=True)
+        assert len(family) >= 2
+        run.send_signal(signal.SIGINT)
+        assert run.wait(120) != 0
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+
+
+@pytest.mark.slow
+def test_the_quick_benchmark(demo_bundle: Path, tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "benchmarks.serving", str(demo_bundle), "--quick", "--json", str(file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "both servers run alike" in done.stderr
+    record = json.loads(file.read_text())
+    assert set(record) > HEADLINES
+    assert set(record["requests_per_s"]) == {"1", "8", "32"}
+    for rates in record["requests_per_s"].values():
+        assert set(rates) == set(CONTENDERS)
+        assert all(rate > 0 for rate in rates.values())
+    assert record["named_over_vllm"] > 0
+    assert record["router_p50_ms"] > 0
+    assert set(record["first_byte"]["first_event_ms"]) == {"alone", "named", "routed", "classified"}
+    assert record["machine"]["git_commit"]
+    assert set(record["commands"]) == {"service", "vllm"}
