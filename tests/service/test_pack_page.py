@@ -80,6 +80,7 @@ def test_no_command_is_left_out() -> None:
     assert [line.split(" --")[0] for line in COMMANDS[:2]] == ["python -m demo.rows", "gradientspace pack"]
 
 
+@pytest.mark.slow
 def test_adapters_and_rows_became_a_bundle(page: Page) -> None:
     manifest = page.bundle.manifest
     assert manifest.label_order == ("code", "story")
@@ -90,6 +91,7 @@ def test_adapters_and_rows_became_a_bundle(page: Page) -> None:
     assert "K = 2" in page.run(inspect)
 
 
+@pytest.mark.slow
 def test_route_sends_each_prompt_to_its_adapter(page: Page) -> None:
     (route,) = (line for line in COMMANDS if line.startswith("gradientspace route"))
     assert all(prompt in route for prompt in PROMPTS.values())
@@ -97,6 +99,7 @@ def test_route_sends_each_prompt_to_its_adapter(page: Page) -> None:
     assert {row["text"]: row["expert"] for row in rows} == {prompt: name for name, prompt in PROMPTS.items()}
 
 
+@pytest.mark.slow
 def test_a_head_takes_the_place_of_rows(page: Page) -> None:
     (pack,) = (line for line in COMMANDS if "--head" in line)
     page.run(pack)
