@@ -14,7 +14,6 @@ from service.allowlist import Endpoint
 from service.errors import BadRequestError
 
 _ANSWER_FIELDS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-_COPIES_FIELDS = ("n", "best_of")
 _TEXT_FIELDS = ("messages", "input", "system", "instructions")
 
 
@@ -64,9 +63,8 @@ class Admission:
             if _number(body.get(name)) > self._limits.answer_tokens:
                 self._refuse("max_tokens", name, f"{body[name]} tokens", self._limits.answer_tokens)
         prompts = self._prompts(endpoint, body)
-        for name in _COPIES_FIELDS:
-            if _number(body.get(name)) > self._limits.choices:
-                self._refuse("n", name, f"{body[name]} answers", self._limits.choices)
+        if _number(body.get("n")) > self._limits.choices:
+            self._refuse("n", "n", f"{body['n']} answers", self._limits.choices)
         self.check_count(len(prompts) * max(1, _number(body.get("n"))), "prompt", "answers (prompts times n)")
         for param, parts in prompts:
             if not await self._fits(parts):

@@ -80,7 +80,7 @@ class Dispatch:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1003})
             return
-        answer = Answer(send)
+        answer = Answer(send, self._explain_death)
         try:
             endpoint = endpoint_of(scope["method"], scope["path"])
             await self._admit(endpoint, scope, receive, answer)
@@ -160,6 +160,10 @@ class Dispatch:
 
     def _explain(self, path: str, body: dict[str, Any], status: int, error: bytes) -> ServiceError | None:
         """Return whose fault an error of the engine is, if it is not what the engine says."""
-        if status >= 500 and self._engine_is_dead():
-            return ServiceUnavailableError(ENGINE_DIED)
-        return self._models.mistake(path, body, error) if status in _MAY_BE_A_MISTAKE else None
+        death = self._explain_death(status, error)
+        if death is not None or status not in _MAY_BE_A_MISTAKE:
+            return death
+        return self._models.mistake(path, body, error)
+
+    def _explain_death(self, status: int, error: bytes) -> ServiceError | None:
+        return ServiceUnavailableError(ENGINE_DIED) if status >= 500 and self._engine_is_dead() else None

@@ -43,7 +43,7 @@ async def test_the_key_comes_before_the_body_and_everything_is_counted() -> None
     setup = Setup()
     app = app_of(setup, ["secret"], max_body_bytes=20)
     large = {"content": b"x" * 21}
-    key = {"headers": {"authorization": "Bearer secret"}}
+    key = {"headers": {"authorization": "Bearer secret", "content-type": "application/json"}}
     for path in ("/v1/completions", "/metrics", "/nowhere"):
         answer = await request(app, "POST", path, **large)
         assert answer.status_code == 401

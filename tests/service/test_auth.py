@@ -67,7 +67,15 @@ async def test_a_key_is_accepted_as_openai_and_as_anthropic_send_it() -> None:
 )
 async def test_without_a_key_nothing_is_reached_but_health(headers: dict[str, str]) -> None:
     guarded = Guarded(["first"], ["admin"])
-    for path in ("/v1/chat/completions", "/metrics", "/", "/v1/models", "/nowhere", "/healthy", "/health/"):
+    for path in (
+        "/v1/chat/completions",
+        "/metrics",
+        "/playground",
+        "/v1/models",
+        "/nowhere",
+        "/healthy",
+        "/health/",
+    ):
         answer = await guarded.get(path, **headers)
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"] == "Bearer"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -29,7 +30,7 @@ from service.names import ModelNames
 from service.observed import Observed
 from service.request_text import RequestTexts
 
-LIMITS = Limits(prompt_tokens=64, answer_tokens=100, choices=200)
+LIMITS = Limits(prompt_tokens=64, answer_tokens=100, choices=16)
 EXPERTS = ("expert-0", "expert-1", "expert-2")
 JSON = [(b"content-type", b"application/json")]
 
@@ -89,7 +90,12 @@ class Letters:
 
 class Setup:
     def __init__(
-        self, router: Any = None, threshold: float | None = None, limit: int = 8, tracer: Any = None
+        self,
+        router: Any = None,
+        threshold: float | None = None,
+        limit: int = 8,
+        tracer: Any = None,
+        limits: Limits = LIMITS,
     ) -> None:
         manifest = small_manifest(threshold)
         self.inner = FakeVllm()
@@ -105,7 +111,7 @@ class Setup:
         self.lifecycle = Lifecycle()
         self.lifecycle.serving()
         self.in_flight = InFlight(limit, self.lifecycle, self.metrics)
-        admission = Admission(LIMITS, Letters(), self.metrics.rejected)
+        admission = Admission(limits, Letters(), self.metrics.rejected)
         self.dispatch = Dispatch(
             self.inner,
             decider,
@@ -389,7 +395,7 @@ async def test_a_named_expert_is_listed_once_for_each_prompt() -> None:
 
 
 async def test_a_long_list_of_prompts_does_not_make_headers_that_no_client_reads() -> None:
-    setup = Setup()
+    setup = Setup(limits=replace(LIMITS, choices=200))
     listed = await setup.post("/v1/completions", {"prompt": ["1 a", "2 b"] * 64})
     assert len(listed.headers[headers.EXPERT].split(",")) == 128
     answer = await setup.post("/v1/completions", {"prompt": ["1 a", "2 b"] * 65})

@@ -34,6 +34,10 @@ EXAMPLES: dict[str, Any] = {
     "max_choices": 3,
     "shutdown_seconds": 12.0,
     "engine_death_seconds": 3.0,
+    "playground": False,
+    "log_format": "json",
+    "request_log": False,
+    "otlp_endpoint": "http://127.0.0.1:4318",
     "verbose": True,
     "engine_flags": "--max-model-len 512 --seed '7'",
 }

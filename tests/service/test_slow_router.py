@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from test_dispatch import EXPERTS, Setup
+from test_dispatch import EXPERTS, JSON, Setup
 
 from router.threaded import RouterThread
 from service import headers
@@ -91,7 +91,7 @@ async def test_who_leaves_while_the_router_works_is_not_answered_and_not_routed(
     async def send(message: object) -> None:
         raise AssertionError("nobody is there to send to")
 
-    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": JSON}
     leaver = asyncio.create_task(setup.dispatch(scope, receive, send))
     await asyncio.sleep(0.05)
     assert setup.count("in_flight") == 2
