@@ -314,6 +314,7 @@ def test_a_bundle_that_is_not_right_is_refused_and_the_one_before_goes_on(
     reasons: list[str],
 ) -> None:
     refused = frozenset({("result", "refused")})
+    assert reload(http).json()["changed"] is False  # a version that was leaving has left
     before = samples(http)["gradientspace_reloads_total", refused]
     damage(bundle, base, tmp_path / "bundle")
     make_current(current, tmp_path / "bundle")
