@@ -282,7 +282,7 @@ REFUSED: list[tuple[Callable[[Bundle, Path, Path], object], list[str]]] = [
     (lambda b, base, to: to.mkdir(), ["there is no bundle.json in it"]),
     (
         lambda b, base, to: with_swapped_experts(b, to),
-        ["'adapters.expert-0'", "nats away", "it says what expert-1 should say", "swapped?"],
+        ["'adapters.expert-0'", "nats away", "it says what expert-1 should say", "as if they were swapped"],
     ),
     (
         lambda b, base, to: with_a_zeroed_adapter(b, to),
