@@ -86,7 +86,7 @@ def _whom_it_resembles(name: str, found: Fingerprint, record: Fingerprints, limi
         return ""
     if nearest == BASE:
         return "; it says what the base model says, so the adapter does nothing"
-    return f"; it says what {nearest} should say ({distances[nearest]:.3g} nats): were they swapped?"
+    return f"; it says what {nearest} should say ({distances[nearest]:.3g} nats), as if they were swapped"
 
 
 def _refusal(name: str, problem: str) -> BundleError:

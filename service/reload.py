@@ -17,6 +17,7 @@ from bundle.errors import BundleError
 from bundle.manifest import Manifest
 from bundle.read import Bundle, read_bundle
 from router.threaded import RouterThread
+from service import console
 from service.engine import AdapterLoadError, LoadedBundle, RunningEngine
 from service.engine_args import args_for
 from service.errors import ConflictError, UsageError
@@ -112,12 +113,12 @@ class Reloader:
             reloaded = await self._reload()
         except ConflictError as error:
             self._metrics.reloads.labels("refused").inc()
-            _log.warning("Reload refused: %s", error)
+            console.say(f"Reload refused: {error}")
             raise
         result = "unchanged" if reloaded.now == reloaded.before else "switched"
         self._metrics.reloads.labels(result).inc()
-        _log.warning(
-            "Reload: %s, bundle %s -> %s in %.1f s", result, reloaded.before, reloaded.now, reloaded.seconds
+        console.say(
+            f"Reload: {result}, bundle {reloaded.before} -> {reloaded.now} in {reloaded.seconds:.1f} s"
         )
         return reloaded
 

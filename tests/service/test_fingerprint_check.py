@@ -41,7 +41,7 @@ def test_swapped_experts_are_named_with_how_far_and_with_whom() -> None:
     told = refusal(RECORD, expert_0=at(3 * MUCH + SLIGHTLY), expert_1=at(MUCH))
     assert told.startswith("fingerprints.json, field 'adapters.expert-0': expert-0 is 2")
     assert "2 nats away from its fingerprint, 0.01 are allowed" in told
-    assert "it says what expert-1 should say (0.005 nats): were they swapped?" in told
+    assert "it says what expert-1 should say (0.005 nats), as if they were swapped" in told
 
 
 def test_an_adapter_that_does_nothing() -> None:

@@ -282,7 +282,7 @@ REFUSED: list[tuple[Callable[[Bundle, Path, Path], object], list[str]]] = [
     (lambda b, base, to: to.mkdir(), ["there is no bundle.json in it"]),
     (
         lambda b, base, to: with_swapped_experts(b, to),
-        ["'adapters.expert-0'", "nats away", "it says what expert-1 should say", "swapped?"],
+        ["'adapters.expert-0'", "nats away", "it says what expert-1 should say", "as if they were swapped"],
     ),
     (
         lambda b, base, to: with_a_zeroed_adapter(b, to),
@@ -314,6 +314,7 @@ def test_a_bundle_that_is_not_right_is_refused_and_the_one_before_goes_on(
     reasons: list[str],
 ) -> None:
     refused = frozenset({("result", "refused")})
+    assert reload(http).json()["changed"] is False  # a version that was leaving has left
     before = samples(http)["gradientspace_reloads_total", refused]
     damage(bundle, base, tmp_path / "bundle")
     make_current(current, tmp_path / "bundle")

@@ -23,7 +23,7 @@ def refusal_of(bundle: Path, folder: Path, *options: str) -> str:
         told = server.err.read_text()
         assert "ready after" not in server.out.read_text()
     assert "Traceback" not in told
-    return told.splitlines()[-1]
+    return next(line for line in told.splitlines() if line.startswith("fingerprints.json"))
 
 
 def test_swapped_experts(bundle: Bundle, tmp_path: Path) -> None:
