@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +80,10 @@ def _write_adapters(base: Path, folder: Path) -> None:
         model.save_pretrained(folder / place)
 
 
-def made_up_fingerprints() -> Fingerprints:
+def made_up_fingerprints(adapters: Sequence[str] = (*LABELS, "fallback")) -> Fingerprints:
     """Well formed and far apart; that they are those of the adapters is for other tests."""
     prompts = (FixedPrompt(text="tell me a story", token_ids=(3, 1, 4)),)
-    names = ("base", *LABELS, "fallback")
+    names = ("base", *adapters)
     of = {
         name: (TopTokens(token_ids=(place, place + 1), logprobs=(-0.5, -1.5)),)
         for place, name in enumerate(names)

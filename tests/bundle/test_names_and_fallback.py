@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from peft import LoraConfig, get_peft_model
-from small_bundle import LABELS, edit_manifest, reseal
+from small_bundle import LABELS, edit_manifest, made_up_fingerprints, reseal
 from transformers import LlamaForCausalLM
 
 from bundle.base_check import check_base
@@ -48,6 +48,7 @@ def test_a_name_that_means_something_else(bundle_folder: Path, name: str) -> Non
 
 def let_an_expert_be_the_fallback(bundle: Path, **changes: Any) -> None:
     shutil.rmtree(bundle / "fallback")
+    made_up_fingerprints(LABELS).write(bundle)
 
     def change(content: dict[str, Any]) -> None:
         expert = content["experts"][1]

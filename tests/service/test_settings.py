@@ -72,7 +72,8 @@ def test_every_setting_can_be_given_in_three_ways(name: str, tmp_path: Path) -> 
     elif name == "engine_flags":
         ways.append((printed("b", "--", "--max-model-len", "512", "--seed", "7"), "arg"))
     elif name not in SECRETS:  # those have a file instead of a flag
-        arguments = [flag_of(name)] if value is True else [flag_of(name), str(value)]
+        off = f"--no-{flag_of(name)[2:]}"
+        arguments = {True: [flag_of(name)], False: [off]}.get(value, [flag_of(name), str(value)])  # type: ignore[call-overload]
         ways.append((printed(*bundle, *arguments), flag_of(name)))
     lines = [next(line for line in text.splitlines() if name + ":" in line) for text, _ in ways]
     shown = {line.rpartition("  # ")[0] for line in lines}

@@ -92,7 +92,7 @@ async def test_who_leaves_while_the_router_works_is_not_answered_and_not_routed(
         raise AssertionError("nobody is there to send to")
 
     scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": JSON}
-    leaver = asyncio.create_task(setup.dispatch(scope, receive, send))
+    leaver = asyncio.create_task(setup.app(scope, receive, send))
     await asyncio.sleep(0.05)
     assert setup.count("in_flight") == 2
     left.set()
