@@ -139,6 +139,12 @@ def args_for(bundle: Bundle, running: Namespace) -> Namespace:
             f"The new bundle's LoRA rank {bundle.manifest.lora.rank} is above {running.max_lora_rank}, which the "
             "engine was started for. Restart the service to serve it"
         )
+    modules = set(bundle.manifest.lora.target_modules) - set(running.lora_target_modules)
+    if modules:
+        raise UsageError(
+            f"The new bundle adapts {', '.join(sorted(modules))}, and the engine was started for adapters of "
+            f"{', '.join(running.lora_target_modules)}. Restart the service to serve it"
+        )
     return Namespace(**vars(running) | _of_bundle(bundle))
 
 

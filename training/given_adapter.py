@@ -132,6 +132,11 @@ def _check_factors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
             raise PackError(
                 f"{path}, tensor {name!r}: it is no A or B of a LoRA on a linear layer, as PEFT names them. {_PLAIN}"
             )
+        if not any(part.isdigit() for part in module.split(".")):  # a block has a number, the head has none
+            raise PackError(
+                f"{path}, tensor {name!r}: {module.removeprefix(PEFT_PREFIX)} lies outside the model's blocks, and an "
+                "adapter of the head or the embeddings can end the engine. Train one of the blocks' linear layers."
+            )
         other = tensors.get(f"{module}.lora_{'B' if side[0] == 'A' else 'A'}.weight")
         if other is None:
             raise PackError(f"{path}, tensor {name!r}: its other half is missing. Save the adapter again.")

@@ -23,7 +23,8 @@ from bundle.read import Bundle
 from service.metrics import Metrics
 
 MARKER = "zebra-finch-4711"
-ALLOWED_LABELS = {"expert", "endpoint", "reason", "code", "kind", "bundle", "le"}
+ALLOWED_LABELS = {"expert", "endpoint", "reason", "code", "kind", "bundle", "le", "result"}
+ABOUT_THE_BUNDLE = {"digest", "base", "experts", "created"}  # of `gradientspace_bundle_info`, one series
 QUICK_SECONDS = 60
 
 
@@ -65,7 +66,7 @@ def test_ours_and_vllms_families_stand_on_one_page(http: httpx.Client, traffic: 
     ):
         assert f"gradientspace_{name}" in ours
     labels = {label for family in ours.values() for sample in family.samples for label in sample.labels}
-    assert labels <= ALLOWED_LABELS
+    assert labels <= ALLOWED_LABELS | ABOUT_THE_BUNDLE
     assert value(http, "gradientspace_engine_up") == value(http, "gradientspace_ready") == 1
 
 

@@ -70,13 +70,19 @@ async def test_a_request_that_fails_is_over_too() -> None:
 
 
 def test_a_bundle_that_does_not_fit_the_running_engine(bundle: Bundle) -> None:
-    adapters = len(bundle.manifest.adapters)
-    fitting = Namespace(max_loras=adapters, max_lora_rank=64)
+    adapters, modules = len(bundle.manifest.adapters), list(bundle.manifest.lora.target_modules)
+
+    def running(max_loras: int = adapters, rank: int = 64, of: list[str] = modules) -> Namespace:
+        return Namespace(max_loras=max_loras, max_lora_rank=rank, lora_target_modules=of)
+
+    fitting = running()
     assert args_for(bundle, fitting).chat_template == bundle.chat_template.read_text()
     with pytest.raises(UsageError, match=f"{adapters} adapters .* started for {adapters - 1}"):
-        args_for(bundle, Namespace(max_loras=adapters - 1, max_lora_rank=64))
+        args_for(bundle, running(adapters - 1))
     with pytest.raises(UsageError, match=f"rank {bundle.manifest.lora.rank} is above 1,"):
-        args_for(bundle, Namespace(max_loras=adapters, max_lora_rank=1))
+        args_for(bundle, running(rank=1))
+    with pytest.raises(UsageError, match=f"adapts {modules[0]}, .* started for adapters of"):
+        args_for(bundle, running(of=modules[1:]))
 
 
 @pytest.mark.parametrize("flags", [["--max-logprobs", "5"], ["--logprobs-mode", "raw_logits"]])

@@ -58,6 +58,16 @@ def test_plain_lora_of_any_shape_passes(base: Path, tmp_path: Path, changes: dic
     assert given.base == "somebody/else"
 
 
+@pytest.mark.parametrize("module", ["lm_head", "model.embed_tokens"])
+def test_an_adapter_outside_the_blocks(base: Path, adapter: Path, module: str) -> None:
+    def add(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[f"base_model.model.{module}.lora_A.weight"] = torch.ones(2, 32)
+        tensors[f"base_model.model.{module}.lora_B.weight"] = torch.ones(64, 2)
+
+    edit_weights(adapter, add)
+    assert f"{module} lies outside the model's blocks" in refusal(adapter, base)
+
+
 def test_adapters_are_the_same_if_they_answer_the_same(base: Path, adapter: Path, tmp_path: Path) -> None:
     shapes = base_shapes(base)
     copy = Path(shutil.copytree(adapter, tmp_path / "copy"))
