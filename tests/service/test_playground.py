@@ -366,8 +366,9 @@ def test_the_picture_in_the_docs(browser: Page, server: LiveServer) -> None:
     given = os.environ.get("GRADIENTSPACE_TEST_PICTURE")
     if not given:
         pytest.skip("NOT TESTED: GRADIENTSPACE_TEST_PICTURE names no file to write the picture to")
-    browser.look_like(1280, 900)
+    browser.look_like(1280, 960)
     page = opened(browser, server)
+    page.fill("#max-tokens", "256")
     tale = "Tom has 14 coins. Mia takes 5 of them."
     for task, other in ("Show this change as a function of coins", 1), ("Turn this into a bedtime story", 2):
         page.fill("#second", f"expert-{other}")
