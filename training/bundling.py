@@ -108,7 +108,7 @@ def write_bundle(final: Path, parts: Parts, narrator: Narrator) -> Bundle:
 
 def _fingerprints(parts: Parts, narrator: Narrator) -> Fingerprints:
     """Record what the base and every adapter say, and warn of adapters that say the same."""
-    narrator.title("Bundle: fingerprints of the base and every adapter")
+    narrator.say("    fingerprints of the base and every adapter")
     adapters = {expert.name: expert.adapter for expert in parts.experts}
     if parts.fallback.adapter is not None:
         adapters[FALLBACK_NAME] = parts.fallback.adapter
