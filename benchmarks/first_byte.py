@@ -90,16 +90,19 @@ async def _neighbour(port: int, request: bytes, over: asyncio.Event) -> list[flo
 
 async def _long_text(service: Server, texts: Sequence[str]) -> str:
     """Return as much text as the model's length allows: more than a router reads at once."""
-    text = "\n".join(texts)
-    while True:
-        reply = await ask_once(service.port, "/tokenize", body_of(text, AUTO))
-        found = json.loads(reply.body)
+    kept = ""
+    for text in texts:
+        longer = f"{kept}\n{text}".lstrip("\n")
+        reply = await ask_once(service.port, "/tokenize", body_of(longer, AUTO))
+        if reply.status == 400:  # too long even to be counted
+            break
         if reply.status != 200:
             raise BenchmarkError(f"/tokenize answered {reply.status}: {reply.body[:300]!r}")
-        room = found["max_model_len"] - TOKENS
-        if found["count"] <= room:
-            return text
-        text = text[: int(len(text) * min(0.95, room / found["count"]))]
+        found = json.loads(reply.body)
+        if found["count"] > found["max_model_len"] - TOKENS:
+            break
+        kept = longer
+    return kept
 
 
 def _spread_ms(seconds: Sequence[float]) -> dict[str, float]:
