@@ -135,7 +135,8 @@ def both_servers(bundle: Path, folder: Path, say: Callable[[str], None]) -> Iter
             return server
 
         port = free_port()
-        options = ["serve", str(bundle.resolve()), "--port", str(port), "--", *ENGINE_FLAGS]
+        quiet = "--no-request-log"  # vLLM's server writes no access log here either
+        options = ["serve", str(bundle.resolve()), "--port", str(port), quiet, "--", *ENGINE_FLAGS]
         service = started("service", "cli.main", options, port)
         try:
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
