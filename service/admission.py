@@ -96,7 +96,7 @@ class Admission:
         limit = self._limits.prompt_tokens
         texts = [part for part in parts if isinstance(part, str)]
         ids = len(parts) - len(texts)
-        if ids + sum(4 * len(text) for text in texts) <= limit:  # a character has at most four bytes
+        if ids + sum(len(text.encode("utf-8", "replace")) for text in texts) <= limit:
             return True
         if ids + sum(len(text) for text in texts) / self._longest_token > limit:
             return False
