@@ -64,11 +64,12 @@ class Answer:
 
     async def _start(self, message: Message) -> None:
         self.status = message["status"]
-        message = {**message, "headers": list(message.get("headers", ()))}
-        added = MutableHeaders(scope=message)
-        for name, value in self.headers:
-            added[name] = value
-        self._is_stream = added.get("content-type", "").startswith("text/event-stream")
+        given = message.get("headers", ())
+        self._is_stream = any(
+            name == b"content-type" and value.startswith(b"text/event-stream") for name, value in given
+        )
+        decided = [(name.encode(), value.encode()) for name, value in self.headers]
+        message = {**message, "headers": [*given, *decided]}
         if self.status >= 400:
             self._held = message
         else:

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import Message, Receive, Scope
 
 from service.answer import Answer
@@ -33,19 +32,15 @@ async def read_body(receive: Receive) -> bytes:
             return b"".join(chunks)
 
 
-_FOR_THE_ENGINES_OPERATOR = ("x-data-parallel-rank", "x-vllm-priority")
+_FOR_THE_ENGINES_OPERATOR = (b"x-data-parallel-rank", b"x-vllm-priority")
 """Headers that vLLM obeys and no client is to send: which engine answers, and before whom."""
+_NOT_PASSED_ON = frozenset({b"content-length", b"transfer-encoding", *_FOR_THE_ENGINES_OPERATOR})
 
 
 def with_body(scope: Scope, body: bytes) -> Scope:
     """Return the scope of a request that carries `body` instead."""
-    scope = {**scope, "headers": list(scope["headers"])}
-    changed = MutableHeaders(scope=scope)
-    changed["content-length"] = str(len(body))
-    del changed["transfer-encoding"]
-    for name in _FOR_THE_ENGINES_OPERATOR:
-        del changed[name]
-    return scope
+    kept = [pair for pair in scope["headers"] if pair[0] not in _NOT_PASSED_ON]
+    return {**scope, "headers": [*kept, (b"content-length", str(len(body)).encode())]}
 
 
 class Client:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from starlette.datastructures import State
 from starlette.types import ASGIApp
 
+from service.allowlist import ENDPOINTS
+
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from vllm.engine.protocol import EngineClient
@@ -141,10 +143,16 @@ async def running_engine(args: Namespace, on_death: Callable[[], None]) -> Async
         inner = build_app(args, tasks, client.model_config)
         await _init_state(client, inner.state, args, args.lora_modules)
         inner.state.server = EngineDeathBell(on_death)
+        inner.router.routes.sort(key=_is_not_served)
         inner.middleware_stack = inner.build_middleware_stack()  # once: its metrics can't be registered twice
         async with inner.router.lifespan_context(inner):
             first = LoadedBundle(inner, inner.state.openai_serving_models.lora_requests)
             yield RunningEngine(client, args, first, inner)
+
+
+def _is_not_served(route: Any) -> bool:
+    """Put what clients reach first: vLLM's app tries its routes one by one, and twice for each request."""
+    return getattr(route, "path", None) not in ENDPOINTS
 
 
 async def _init_state(client: EngineClient, state: State, args: Namespace, lora_modules: Any) -> None:

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 import psutil
+from jinja2 import TemplateSyntaxError
 
+from bundle.errors import BundleError
 from bundle.fingerprints import TOP_TOKENS
-from bundle.manifest import Manifest
+from bundle.manifest import CHAT_TEMPLATE_FILE, Manifest
 from bundle.read import Bundle
+from router.chat_template import ChatTemplate
 from service.errors import UsageError
 
 _GIB = 1024**3
@@ -51,6 +54,7 @@ def engine_args(
 
     Raises:
         UsageError: a flag is unknown or impossible, contradicts the manifest, or belongs to vLLM's own server.
+        BundleError: its chat template is none.
 
     """
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
@@ -126,6 +130,7 @@ def args_for(bundle: Bundle, running: Namespace) -> Namespace:
 
     Raises:
         UsageError: the bundle does not fit into that engine.
+        BundleError: its chat template is none.
 
     """
     adapters, rank = len(bundle.manifest.adapters), engine_rank(bundle.manifest)
@@ -173,8 +178,7 @@ def _of_bundle(bundle: Bundle) -> dict[str, Any]:
     manifest = bundle.manifest
     return {
         "served_model_name": [manifest.base.name],
-        # Its text: vLLM remembers templates by path, and another bundle may lie there by then.
-        "chat_template": bundle.chat_template.read_text(encoding="utf-8"),
+        "chat_template": _chat_template(bundle),
         "lora_modules": [
             LoRAModulePath(
                 record.engine_name, str(bundle.folder.resolve() / record.folder), manifest.base.name
@@ -182,6 +186,23 @@ def _of_bundle(bundle: Bundle) -> dict[str, Any]:
             for record in manifest.adapters
         ],
     }
+
+
+def _chat_template(bundle: Bundle) -> str:
+    """Return its text: vLLM remembers templates by path, and another bundle may lie there by then.
+
+    Raises:
+        BundleError: it is no template; vLLM would only notice with the first conversation.
+
+    """
+    source = bundle.chat_template.read_text(encoding="utf-8")
+    try:
+        ChatTemplate(source, None, None)
+    except TemplateSyntaxError as error:
+        raise BundleError(
+            CHAT_TEMPLATE_FILE, "", f"line {error.lineno}: {error.message}", "Give a chat template in Jinja"
+        ) from error
+    return source
 
 
 def engine_rank(manifest: Manifest) -> int:

@@ -41,6 +41,7 @@ class InFlight:
         self._lifecycle = lifecycle
         self._metrics = metrics
         self._slots: set[Slot] = set()
+        metrics.in_flight.set_function(lambda: len(self._slots))
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -66,12 +67,10 @@ class InFlight:
         slot = Slot(asyncio.current_task() if endable else None)
         self._slots.add(slot)
         self._empty.clear()
-        self._metrics.in_flight.set(len(self._slots))
         try:
             yield slot
         finally:
             self._slots.remove(slot)
-            self._metrics.in_flight.set(len(self._slots))
             if not self._slots:
                 self._empty.set()
 

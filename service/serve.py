@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -130,6 +131,7 @@ async def _serve(
         async with contextlib.aclosing(assembly.reloader) as reloader:
             versions = Versions(assembly.version(bundle, engine.first, assembly.classifier(router)))
             reloader.serving(versions)
+            gc.freeze()  # what the start made stays: no collection has to look through it again
             async with contextlib.AsyncExitStack() as ports:
                 await ports.enter_async_context(listening(versions, sock))
                 if metrics_sock is not None:

@@ -72,6 +72,11 @@ def with_template_mark(folder: Path, base: Path, mark: str) -> Bundle:
     return seal(folder)
 
 
+def with_chat_template(bundle: Bundle, folder: Path, template: str) -> Bundle:
+    (copy_of(bundle, folder) / "chat_template.jinja").write_text(template)
+    return seal(folder)
+
+
 def with_swapped_experts(bundle: Bundle, folder: Path) -> Bundle:
     experts = copy_of(bundle, folder) / "experts"
     (experts / "expert-0").rename(experts / "aside")

@@ -29,6 +29,7 @@ from other_versions import (
     recorded_on,
     seal,
     with_a_zeroed_adapter,
+    with_chat_template,
     with_swapped_experts,
     with_template_mark,
 )
@@ -295,6 +296,10 @@ REFUSED: list[tuple[Callable[[Bundle, Path, Path], object], list[str]]] = [
     (
         lambda b, base, to: claiming(b, other_base(base, to.with_name("base")), to),
         ["It is for the base model", "Restart the service"],
+    ),
+    (
+        lambda b, base, to: with_chat_template(b, to, "{% for message in messages %}"),
+        ["chat_template.jinja: line 1", "Give a chat template in Jinja"],
     ),
     (
         lambda b, base, to: seal(copy_of(b, to), lambda content: content["base"].update(dtype="float16")),
