@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from bundle.read import Bundle
+from bundle.errors import BundleError
+from bundle.manifest import MANIFEST_FILE, OTHER_ROUTERS_FOLDER, RouterKind
+from bundle.read import ROUTER_CASCADE, ROUTER_HEAD, Bundle
+from router.head_file import read_head
 from router.protocol import Router
 
 
@@ -10,11 +13,69 @@ def load_router(bundle: Bundle, threads: int = 1) -> Router:
     """Return the router that the manifest names; `threads` is what one forward pass may use.
 
     Raises:
-        BundleError: its files can't be used.
+        BundleError: its files can't be used, or it is of a kind that is not served.
 
     """
-    match bundle.manifest.router.kind:  # a manifest with another kind was refused when it was read
+    manifest = bundle.manifest
+    record, temperature = manifest.router, manifest.calibration.temperature
+    router = _open(bundle, record.kind, ROUTER_HEAD, temperature, threads)
+    if record.cascade is None:
+        return router
+    from router.cascade import CascadeRouter, HashedWordsModel
+
+    path, tokens = bundle.folder / ROUTER_CASCADE, manifest.routed_text.max_tokens
+    model = HashedWordsModel(path, ROUTER_CASCADE, manifest.label_order, tokens)
+    return CascadeRouter(model, router, record.cascade.threshold)
+
+
+def load_other_router(bundle: Bundle, kind: RouterKind, threads: int = 1) -> Router:
+    """Return a router of this kind, for comparison: of the kind that is served the one that is, without its cascade.
+
+    Raises:
+        BundleError: the bundle holds no such router, or its files can't be used.
+
+    """
+    manifest = bundle.manifest
+    if kind == manifest.router.kind:
+        return _open(bundle, kind, ROUTER_HEAD, manifest.calibration.temperature, threads)
+    head = f"{OTHER_ROUTERS_FOLDER}/{kind}.safetensors"
+    if head not in manifest.files or (kind != "keyword" and manifest.router.encoder is None):
+        raise BundleError(
+            head, "", f"the bundle holds no {kind!r} router", "Train it with router.kind=semantic"
+        )
+    _, metadata = read_head(bundle.folder / head, head, manifest.label_order)
+    return _open(bundle, kind, head, float(metadata["temperature"]), threads)
+
+
+def _open(bundle: Bundle, kind: RouterKind, head: str, temperature: float, threads: int) -> Router:
+    labels, text = bundle.manifest.label_order, bundle.manifest.routed_text
+    match kind:  # a manifest with another kind was refused when it was read
         case "semantic":
             from router.semantic import SemanticRouter
 
-            return SemanticRouter.from_bundle(bundle, threads)
+            folder = bundle.router_folder
+            return SemanticRouter(folder, labels, text.max_tokens, temperature, threads, text.keeps)
+        case "embedding":
+            from router.embedding import EmbeddingRouter
+
+            return EmbeddingRouter(
+                bundle.router_folder,
+                bundle.folder / head,
+                head,
+                labels,
+                text.max_tokens,
+                temperature,
+                threads,
+                text.keeps,
+            )
+        case "keyword":
+            from router.keyword import KeywordRouter
+
+            return KeywordRouter(bundle.folder / head, head, labels, text.max_tokens, temperature)
+        case "gradient":
+            raise BundleError(
+                MANIFEST_FILE,
+                "router.kind",
+                "a 'gradient' router needs the base model itself for every prompt, and is only evaluated",
+                "Train the router again with router.kind=semantic; all other stages are kept",
+            )

@@ -13,7 +13,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from bundle.errors import BundleError
-from bundle.manifest import Calibration, RoutedText
+from bundle.manifest import Calibration, RoutedText, RouterRecord
 from bundle.read import Bundle, read_bundle
 from training.assignment import Assignment
 from training.bundling import Expert, Fallback, Parts, Report, git_commit, package_versions, write_bundle
@@ -21,15 +21,17 @@ from training.cluster_examples import cluster_examples
 from training.cluster_quality import cluster_quality
 from training.errors import TrainingError
 from training.gradient_supply import GradientSupply
+from training.held_out import HeldOut, held_out_table, label_held_out
 from training.inputs import Inputs, read_inputs
 from training.norm_shares import norm_shares
 from training.plan import Plan
 from training.planning import plan_clusters
 from training.progress import Narrator
 from training.recipe import Recipe
+from training.router_making import OTHERS
 from training.stage_one import warm_up
 from training.stage_store import StageResult, StageStore
-from training.stage_three import expert_name, train_experts, train_router
+from training.stage_three import expert_name, train_experts, train_fallback, train_router
 from training.stage_two import (
     ASSIGNMENTS,
     assign_rows,
@@ -68,10 +70,12 @@ def train(recipe: Recipe, narrator: Narrator) -> Bundle:
         warmup = warm_up(inputs, store)
         clusters = cluster(inputs, store, warmup, plan)
         assignment = read_assignment(clusters.assigned)
+        held_out = label_held_out(inputs, store, warmup, clusters.centroids, clusters.assigned, assignment)
         experts = train_experts(inputs, store, warmup, clusters.assigned, assignment)
-        router = train_router(inputs, store, clusters.assigned, assignment)
+        fallback = train_fallback(inputs, store, warmup)
+        router = train_router(inputs, store, clusters.assigned, assignment, held_out)
         if world.is_first:
-            _finish(inputs, store, warmup, clusters, assignment, experts, router)
+            _finish(inputs, store, warmup, clusters, assignment, held_out, experts, fallback, router)
         world.gather(None)
         return read_bundle(recipe.output / "bundle")
 
@@ -106,7 +110,9 @@ def _finish(
     warmup: StageResult,
     clusters: Clusters,
     assignment: Assignment,
+    held_out: HeldOut,
     experts: Sequence[StageResult],
+    fallback: StageResult | None,
     router: StageResult,
 ) -> None:
     start, centroids, assigned = clusters.start, clusters.centroids, clusters.assigned
@@ -131,6 +137,7 @@ def _finish(
             "used": len(inputs.rows),
             "train": len(members),
             "validation": len(inputs.split.validation),
+            "held_out": len(inputs.held_out),
             "warmup": len(inputs.split.warmup),
             "probe": len(inputs.split.probe),
             "unusable": [asdict(row) for row in inputs.unusable],
@@ -149,7 +156,7 @@ def _finish(
         "plan": clusters.plan.summary(),
         "warmup": warmup.facts,
         "experts": [expert.facts for expert in experts],
-        "router": calibration.model_dump() | {"encoder": inputs.encoder.name},
+        "router": router.facts["router"] | calibration.model_dump() | router.facts["found"],
         "stages": {
             name: {"seconds": result.seconds, "peak_memory_mb": result.peak_memory_mb}
             for name, result in store.results.items()
@@ -163,15 +170,19 @@ def _finish(
             Expert(expert_name(label), expert.folder, assigned.facts["rows"][label], share, terms[label])
             for label, (expert, share) in enumerate(zip(experts, assigned.facts["share"], strict=True))
         ],
-        fallback=Fallback("warmup", adapter=warmup.folder),
+        fallback=Fallback(recipe.fallback.train, adapter=(fallback or warmup).folder),
         router_folder=router.folder / "router",
-        router=inputs.encoder.record,
-        routed_text=RoutedText(rule=recipe.router.routed_text, max_tokens=recipe.router.max_tokens),
+        router=RouterRecord.model_validate(router.facts["router"]),
+        routed_text=RoutedText(
+            rule=recipe.router.routed_text, max_tokens=recipe.router.max_tokens, keeps="head_and_tail"
+        ),
         calibration=calibration,
         data=recipe.data.files,
         data_licenses=recipe.data.licenses,
         recipe=recipe.model_dump(mode="json"),
-        report=Report(report, assigned.folder / ASSIGNMENTS),
+        report=Report(
+            report, assigned.folder / ASSIGNMENTS, held_out_table(inputs, held_out), router.folder / OTHERS
+        ),
     )
     write_bundle(final, parts, store.narrator)
 

@@ -1,0 +1,228 @@
+"""Make the router that the recipe names: fit it, make it fast, calibrate it, judge it, write its files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bundle.manifest import Calibration, RouterKind, RouterRecord
+from bundle.read import ROUTER_CASCADE, ROUTER_HEAD
+from router.embedding import cosines
+from router.encoder_graph import MODEL_FILE, EncoderGraph
+from router.keyword import shared_words
+from router.softmax import softmax
+from training.cascade_fit import Cascade, Scores, fit_cascade, words_of
+from training.cascade_judgement import judge_cascade
+from training.encoder import Encoder
+from training.progress import Narrator
+from training.recipe import RouterSection
+from training.routed_rows import JudgedRows, RoutedRows
+from training.router_calibration import calibrate_router
+from training.router_export import write_router
+from training.router_head import Head, fit_head, fit_temperature
+from training.router_heads import keywords, mean_embeddings, write_head
+from training.router_int8 import KEPT_DECISIONS, Int8Check, check_decisions, quantise
+from training.router_quality import coverage_at, coverage_curve, quality
+
+OTHERS = "others"
+"""Folder, beside the router's, of the heads of the kinds that are not served: Table 3 compares them."""
+_SAMPLES = 16
+_LOOK_ROWS = 500  # held-out rows between two looks at whether int8 has lost already
+
+
+@dataclass(frozen=True)
+class MadeRouter:
+    """What the manifest says of the router, and what the report does beyond that."""
+
+    record: RouterRecord
+    calibration: Calibration
+    found: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """One of Table 3's routers: its head's tensors, and its scores of the held-out rows [n, K]."""
+
+    tensors: dict[str, NDArray[np.float32]]
+    metadata: dict[str, str]
+    scores: Scores
+
+
+def make_router(
+    folder: Path,
+    encoder: Encoder,
+    rows: RoutedRows,
+    held_out: JudgedRows,
+    names: tuple[str, ...],
+    section: RouterSection,
+    seed: int,
+    narrator: Narrator,
+) -> MadeRouter:
+    """Write the router's files into `folder`, and the heads of the other kinds beside it (section 5.4.2, Table 3).
+
+    Whatever is fitted beyond the head is fitted on the rows marked in `held_out.fitted`, and every figure is of the
+    others: of the router as it is served, int8 and cascade included.
+    """
+    known, unseen = _embeddings(encoder, rows, held_out, section, narrator)
+    head = fit_head(known, rows.labels, len(names), seed)
+    kinds = _kinds(rows, held_out, known, unseen, head)
+    served = kinds[section.kind]
+    scores, check, cascade = served.scores, None, None
+    if section.kind != "keyword":
+        write_router(folder, encoder, head, names, held_out.texts[:_SAMPLES], section.max_tokens)
+        if section.precision == "auto":
+            scores, check = _int8(folder, served, section, held_out)
+            narrator.say(_said_of_int8(check))
+        if section.cascade == "auto" and len(names) > 1:
+            known_scores = _scores_of(section.kind, known, served.tensors)
+            cascade = _cascade(rows, held_out, known_scores, scores, section, seed)
+    write_head(folder / Path(ROUTER_HEAD).name, served.tensors, names, served.metadata)
+    temperatures = {
+        kind: fit_temperature(
+            (scores if kind == section.kind else each.scores)[held_out.fitted],
+            held_out.labels[held_out.fitted],
+        )
+        for kind, each in kinds.items()
+    }
+    temperature = temperatures[section.kind]
+    for kind, each in kinds.items():
+        if kind != section.kind:
+            said = each.metadata | {"temperature": repr(temperatures[kind])}
+            write_head(folder.parent / OTHERS / f"{kind}.safetensors", each.tensors, names, said)
+    judged = judge_cascade(cascade, held_out, scores, section.max_tokens, narrator)
+    if cascade is not None and judged.used is not None:
+        cascade.write(folder / Path(ROUTER_CASCADE).name, names)
+    probabilities = _served(cascade if judged.used else None, judged.scores, scores, temperature, held_out)
+    calibration = calibrate_router(probabilities, temperature, held_out, section.target_agreement, narrator)
+    narrator.say(
+        f"    agrees with the clusters on {calibration.agreement:.1%} of {calibration.held_out_rows:,} held-out rows"
+    )
+    others = ~held_out.fitted
+    found = {
+        "quality": quality(probabilities[others], held_out.labels[others]).summary(),
+        "kinds": {
+            kind: quality(softmax(each.scores[others], temperatures[kind]), held_out.labels[others]).summary()
+            for kind, each in kinds.items()
+        },
+        "curve": coverage_curve(probabilities[others], held_out.labels[others]),
+        "coverage_at": coverage_at(probabilities[others], held_out.labels[others]),
+        "int8": check.summary() if check else None,
+        "cascade_found": judged.found,
+    }
+    encodes = section.kind != "keyword"
+    made = RouterRecord(
+        kind=section.kind,
+        encoder=encoder.name if encodes else None,
+        encoder_sha256=encoder.sha256 if encodes else None,
+        encoder_license=encoder.license if encodes else None,
+        hidden=served.tensors["W"].shape[1],
+        precision="int8" if check and check.kept else "float32",
+        cascade=judged.used,
+    )
+    return MadeRouter(made, calibration, found)
+
+
+def _embeddings(
+    encoder: Encoder, rows: RoutedRows, held_out: JudgedRows, section: RouterSection, narrator: Narrator
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    texts = [*rows.texts, *held_out.texts]
+    with narrator.bar("encoding prompts", len(texts), "rows") as advance:
+        embeddings = encoder.embed(texts, section.max_tokens, advance)  # [N + n, H]
+    return embeddings[: len(rows.texts)], embeddings[len(rows.texts) :]
+
+
+def _kinds(
+    rows: RoutedRows,
+    held_out: JudgedRows,
+    known: NDArray[np.float32],
+    unseen: NDArray[np.float32],
+    head: Head,
+) -> dict[RouterKind, _Kind]:
+    k = len(head.b)
+    means = mean_embeddings(known, rows.labels, k)
+    words, weights = keywords(rows.texts, rows.labels, k)
+    column = {word: place for place, word in enumerate(words)}
+    return {
+        "semantic": _Kind({"W": head.W, "b": head.b}, {}, head.logits(unseen)),
+        "embedding": _Kind({"W": means}, {}, cosines(unseen, means)),
+        "keyword": _Kind(
+            {"W": weights}, {"keywords": json.dumps(words)}, shared_words(held_out.texts, column, weights)
+        ),
+    }
+
+
+def _scores_of(
+    kind: RouterKind, embeddings: NDArray[np.float32], tensors: dict[str, NDArray[np.float32]]
+) -> Scores:
+    if kind == "embedding":
+        return cosines(embeddings, tensors["W"])
+    return Head(tensors["W"], tensors["b"]).logits(embeddings)
+
+
+def _int8(
+    folder: Path, served: _Kind, section: RouterSection, held_out: JudgedRows
+) -> tuple[Scores, Int8Check]:
+    """Quantise the graph; leave it in the folder and return its scores if it decides as before, else the old ones."""
+    graph, smaller = folder / MODEL_FILE, folder / "int8"
+    smaller.mkdir()
+    quantise(graph, smaller / MODEL_FILE)
+    for tokenizer in folder.glob("tokenizer*"):
+        shutil.copy(tokenizer, smaller)
+    width = served.tensors["W"].shape[1]
+    runner = EncoderGraph(smaller, "text_embedding", width, section.max_tokens, 1, "head_and_tail")
+    scores = np.zeros_like(served.scores)
+    most_changed = (1 - KEPT_DECISIONS) * len(scores)
+    for start in range(0, len(scores), _LOOK_ROWS):
+        end = min(start + _LOOK_ROWS, len(scores))
+        scores[start:end] = _scores_of(section.kind, runner.run(held_out.texts[start:end]), served.tensors)
+        check = check_decisions(served.scores[:end], scores[:end])
+        if (1 - check.unchanged) * check.rows > most_changed:
+            break  # whatever the others are
+    del runner
+    if check.kept:
+        (smaller / MODEL_FILE).replace(graph)
+    shutil.rmtree(smaller)
+    return (scores if check.kept else served.scores), check
+
+
+def _said_of_int8(check: Int8Check) -> str:
+    share = f"int8 keeps {check.unchanged:.2%} of {check.rows:,} held-out decisions"
+    if check.kept:
+        return f"    {share}: it is used"
+    return f"    {share}, {KEPT_DECISIONS:.1%} are needed: float32 stays"
+
+
+def _cascade(
+    rows: RoutedRows,
+    held_out: JudgedRows,
+    known_scores: Scores,
+    scores: Scores,
+    section: RouterSection,
+    seed: int,
+) -> Cascade:
+    fitted = np.flatnonzero(held_out.fitted)
+    return fit_cascade(
+        words_of(rows.texts, section.max_tokens),
+        known_scores,
+        words_of([held_out.texts[place] for place in fitted], section.max_tokens),
+        scores[fitted],
+        held_out.labels[fitted],
+        seed,
+    )
+
+
+def _served(
+    cascade: Cascade | None, own: Scores | None, scores: Scores, temperature: float, held_out: JudgedRows
+) -> NDArray[np.float32]:
+    """The probabilities of all held-out rows [n, K] as the service will give them."""
+    probabilities = softmax(scores, temperature)
+    if cascade is not None and own is not None:
+        sure = cascade.answers(own)
+        probabilities[sure] = softmax(own[sure], cascade.temperature)
+    return probabilities
