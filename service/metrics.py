@@ -9,6 +9,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 
 from bundle.manifest import FALLBACK_NAME
 from service.decision import Decided
+from service.drift import Drift
 
 if TYPE_CHECKING:
     from bundle.manifest import Manifest
@@ -79,6 +80,12 @@ class Metrics:
             ["bundle", "expert"],
             registry=registry,
         )
+        self.remembered = Counter(
+            "gradientspace_router_memory_hits",
+            "Routed texts that the router was not asked for, because the same text had been routed before",
+            registry=registry,
+        )
+        self._drift = Drift(registry)
         self.training_share = Gauge(
             "gradientspace_expert_training_share",
             "Share of the training rows that are the expert's",
@@ -122,6 +129,7 @@ class Metrics:
         for expert, share in shares.items():
             self.routed_texts.labels(manifest.digest, expert)
             self.training_share.labels(manifest.digest, expert).set(share)
+        self._drift.serve_bundle(manifest)
 
     def watch(self, engine_up: Callable[[], bool], ready: Callable[[], bool]) -> None:
         """Ask these whenever the metrics are read."""
@@ -136,8 +144,10 @@ class Metrics:
                 router_ran = True
                 self.router_confidence.observe(decision.confidence)
                 self.routed_texts.labels(bundle, decision.choice.name).inc()
+                self._drift.observe(bundle, decision.choice.name, decision.confidence)
             if decision.reason in _FALLBACK_REASONS:
                 self.fallbacks.labels(decision.reason).inc()
+        self.remembered.inc(decided.remembered)
         if router_ran:
             self.router_seconds.observe(decided.router_seconds)
 

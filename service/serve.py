@@ -128,7 +128,7 @@ async def _serve(
         tracer = stack.enter_context(tracing(settings.otlp_endpoint))
         assembly = Assembly(settings, access, engine, lifecycle, tracer)
         async with contextlib.aclosing(assembly.reloader) as reloader:
-            versions = Versions(assembly.version(bundle, engine.first, assembly.classifier(router)))
+            versions = Versions(assembly.version(bundle, engine.first, assembly.classifier(bundle, router)))
             reloader.serving(versions)
             async with contextlib.AsyncExitStack() as ports:
                 await ports.enter_async_context(listening(versions, sock))
