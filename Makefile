@@ -20,7 +20,11 @@ demo: setup $(DEMO)/bundle/bundle.json
 $(DEMO)/rows.jsonl: | setup
 	.venv/bin/python -m demo.rows --per-skill 400 --seed 0 --split train --output $@
 
-$(DEMO)/bundle/bundle.json: | setup $(DEMO)/rows.jsonl
+# Unseen rows, for the router alone: labelled, never trained on.
+$(DEMO)/held_out.jsonl: | setup
+	.venv/bin/python -m demo.rows --per-skill 640 --seed 0 --split routing --output $@
+
+$(DEMO)/bundle/bundle.json: | setup $(DEMO)/rows.jsonl $(DEMO)/held_out.jsonl
 	.venv/bin/gradientspace train recipes/demo.yaml
 
 lint: setup

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -14,6 +14,7 @@ CHAT_TEMPLATE_FILE = "chat_template.jinja"
 ROUTER_FOLDER = "router"
 FALLBACK_FOLDER = "fallback"
 FALLBACK_NAME = "fallback"
+HELD_OUT_FILE = "report/held_out.parquet"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 # A name stands in headers (where commas part names), in metrics, in URLs, in `model`, and as a folder.
@@ -21,7 +22,15 @@ EXPERT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 RESERVED_NAMES = ("auto", FALLBACK_NAME, "none")
 """What `model` and metrics call other things than experts."""
 
-RoutedTextRule = Literal["last_user"]
+RoutedTextRule = Literal["last_user", "first_user", "all_user"]
+RouterKind = Literal["semantic", "embedding", "keyword", "gradient"]
+Precision = Literal["float32", "int8"]
+Kept = Literal["head", "head_and_tail"]
+
+
+CONFIDENCE_BINS = 10
+Bins = Annotated[tuple[float, ...], Field(min_length=CONFIDENCE_BINS, max_length=CONFIDENCE_BINS)]
+_SUM_TOLERANCE = 1e-3
 
 
 class _Record(BaseModel):
@@ -67,8 +76,9 @@ class ExpertRecord(_Record):
 class FallbackRecord(_Record):
     """The adapter that answers when the router can't or should not choose: one of its own, or an expert's."""
 
-    kind: Literal["warmup", "adapter", "expert"] = Field(
-        description="warmup: Stage I's; adapter: one that was given for it; expert: one of the experts"
+    kind: Literal["warmup", "everything", "adapter", "expert"] = Field(
+        description="warmup: Stage I's; everything: trained on all rows; adapter: one that was given for it; "
+        "expert: one of the experts"
     )
     expert: str | None = Field(default=None, description="the expert's name, if it is one")
     folder: str = FALLBACK_FOLDER
@@ -86,14 +96,34 @@ class FallbackRecord(_Record):
         return f"{self.name}@{self.digest[:12]}"
 
 
-class RouterRecord(_Record):
-    """The router's kind and what its encoder was."""
+class CascadeRecord(_Record):
+    """A linear model over hashed words that answers in the encoder's place where it surely agrees with it."""
 
-    kind: Literal["semantic"]
-    encoder: str
-    encoder_sha256: str
+    threshold: float = Field(gt=0, lt=1, description="its confidence from which on it answers")
+    share: float = Field(ge=0, le=1, description="held-out rows that it answers")
+    agreement: float = Field(ge=0, le=1, description="of those, the rows on which the encoder says the same")
+    rows: int = Field(ge=1, description="held-out rows these two are of; none of them chose the threshold")
+
+
+class RouterRecord(_Record):
+    """The router's kind, what its encoder was, and what makes it fast."""
+
+    kind: RouterKind
+    encoder: str | None = Field(description="None: a kind that reads words")
+    encoder_sha256: str | None
     encoder_license: str | None = None
-    hidden: int = Field(ge=1)
+    hidden: int = Field(ge=1, description="columns of the head's W: width of an embedding, or keywords")
+    precision: Precision = Field(default="float32", description="of the encoder's weights")
+    cascade: CascadeRecord | None = Field(default=None, description="None: the encoder answers everything")
+
+    @model_validator(mode="after")
+    def _encoders_are_for_kinds_that_encode(self) -> RouterRecord:
+        encodes = self.kind in ("semantic", "embedding")
+        if encodes != (self.encoder is not None):
+            raise ValueError(f"encoder: it is {self.encoder!r}, and the router's kind is {self.kind!r}")
+        if not encodes and (self.cascade is not None or self.precision != "float32"):
+            raise ValueError(f"kind: a {self.kind!r} router has no encoder to make faster")
+        return self
 
 
 class RoutedText(_Record):
@@ -101,19 +131,42 @@ class RoutedText(_Record):
 
     rule: RoutedTextRule = "last_user"
     max_tokens: int = Field(ge=8)
+    keeps: Kept = Field(default="head", description="what is kept of a longer text; see router/tokens.py")
 
 
 class Calibration(_Record):
-    """How far the router's probabilities can be believed, measured on held-out rows."""
+    """How far the router's probabilities can be believed, measured on held-out rows as it is served."""
 
     temperature: float = Field(gt=0)
-    held_out_rows: int = Field(ge=0)
+    held_out_rows: int = Field(ge=0, description="rows that the figures below are of")
+    fitted_rows: int | None = Field(
+        default=None, ge=0, description="other held-out rows, which temperature and thresholds were fitted on"
+    )
     agreement: float | None = Field(
         ge=0, le=1, description="share of held-out rows routed to their label; None: there were no rows"
     )
+    macro_f1: float | None = Field(default=None, ge=0, le=1)
+    ece: float | None = Field(default=None, ge=0, le=1, description="expected calibration error, ten bins")
+    confidence: Bins | None = Field(
+        default=None, description="share of rows whose top probability lies in each tenth of [0, 1]"
+    )
+    shares: tuple[float, ...] | None = Field(default=None, description="share of rows routed to each label")
     threshold: float | None = Field(
         default=None, ge=0, le=1, description="below it the fallback answers; None: never"
     )
+    target_agreement: float | None = Field(
+        default=None, gt=0, lt=1, description="asked of the rows that are not left to the fallback"
+    )
+    coverage: float | None = Field(default=None, ge=0, le=1, description="rows at or above the threshold")
+    covered_agreement: float | None = Field(default=None, ge=0, le=1, description="agreement on those")
+
+    @model_validator(mode="after")
+    def _shares_add_up(self) -> Calibration:
+        for name in ("confidence", "shares"):
+            shares = getattr(self, name)
+            if shares is not None and (min(shares) < 0 or abs(sum(shares) - 1) > _SUM_TOLERANCE):
+                raise ValueError(f"{name}: shares of one whole must sum to 1, these to {sum(shares):.3f}")
+        return self
 
 
 class Manifest(_Record):
@@ -146,6 +199,13 @@ class Manifest(_Record):
                 f"label_order: router label k must be expert k, but label_order is {list(self.label_order)} "
                 f"and the experts stand as {list(names)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _the_router_knows_every_expert(self) -> Manifest:
+        shares = self.calibration.shares
+        if shares is not None and len(shares) != len(self.experts):
+            raise ValueError(f"calibration.shares: {len(shares)} shares for {len(self.experts)} experts")
         return self
 
     @model_validator(mode="after")
@@ -198,10 +258,13 @@ class Manifest(_Record):
         return self.model_copy(update={"seal": self._seal_of_content()})
 
     def seal_holds(self) -> bool:
-        """Whether nothing in the manifest changed since it was sealed."""
-        return self.seal == self._seal_of_content()
+        """Whether nothing in the manifest changed since it was sealed.
 
-    def _seal_of_content(self) -> str:
-        content = self.model_dump(mode="json", exclude={"seal"})
+        A seal is of the fields that its bundle has: one of an older version lacks those that came later.
+        """
+        return self.seal in (self._seal_of_content(), self._seal_of_content(of_all=False))
+
+    def _seal_of_content(self, of_all: bool = True) -> str:
+        content = self.model_dump(mode="json", exclude={"seal"}, exclude_unset=not of_all)
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()

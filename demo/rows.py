@@ -71,7 +71,9 @@ def main(
     output: Annotated[Path, typer.Option(help="The JSON Lines file to write.")],
     per_skill: Annotated[int, typer.Option(min=1, max=10_000, help="Rows of each skill.")] = 400,
     seed: Annotated[int, typer.Option(help="The same seed gives the same rows.")] = 0,
-    split: Annotated[Split, typer.Option(help="No facts stand in both splits.")] = "train",
+    split: Annotated[
+        Split, typer.Option(help="routing: to judge the router. No facts stand on both sides.")
+    ] = "train",
 ) -> None:
     """Write instruction rows of the demo, one JSON object a line."""
     rows = make_rows(per_skill, seed, split)

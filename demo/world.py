@@ -81,7 +81,9 @@ ACCOUNT_GAINS = (
 )
 
 Kind = Literal["tale", "account"]
-Split = Literal["train", "heldout"]
+Split = Literal["train", "heldout", "routing"]
+_TEST_SEED = 1
+_TEST_MOST = 2000
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class Situation:
         return f"{self.kind} {self.actor} {self.other} {self.thing} {self.start} {sign}{self.change}"
 
     @property
-    def split(self) -> Split:
+    def side(self) -> Literal["train", "heldout"]:
         """The side of the train / held-out partition the facts fall on: a hash, so no seed can move it."""
         return "heldout" if sha256(self.facts.encode()).digest()[0] % 3 == 0 else "train"
 
@@ -165,11 +167,17 @@ def draw_situation(kind: Kind, rng: Random) -> Situation:
 
 
 def draw_situations(kind: Kind, count: int, seed: int, split: Split) -> list[Situation]:
-    """`count` situations of `split`, no two with the same facts, the same for the same arguments."""
+    """`count` situations of `split`, no two with the same facts, the same for the same arguments.
+
+    `routing` is the held-out side without the first 2,000 facts of its seed 1, which tests of the experts ask.
+    """
     rng = Random(f"situations {kind} {seed} {split}")
+    side = "train" if split == "train" else "heldout"
+    asked = draw_situations(kind, _TEST_MOST, _TEST_SEED, "heldout") if split == "routing" else ()
+    elsewhere = {situation.facts for situation in asked}
     found: dict[str, Situation] = {}
     while len(found) < count:
         situation = draw_situation(kind, rng)
-        if situation.split == split:
+        if situation.side == side and situation.facts not in elsewhere:
             found.setdefault(situation.facts, situation)
     return list(found.values())

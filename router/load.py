@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bundle.errors import BundleError
+from bundle.manifest import MANIFEST_FILE
 from bundle.read import Bundle
 from router.protocol import Router
 
@@ -18,3 +20,10 @@ def load_router(bundle: Bundle, threads: int = 1) -> Router:
             from router.semantic import SemanticRouter
 
             return SemanticRouter.from_bundle(bundle, threads)
+        case kind:
+            raise BundleError(
+                MANIFEST_FILE,
+                "router.kind",
+                f"a {kind!r} router needs the base model itself for every prompt, and is only evaluated",
+                "Train the router again with router.kind=semantic; all other stages are kept",
+            )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from bundle.errors import BundleError
-from bundle.manifest import ROUTER_FOLDER
+from bundle.manifest import ROUTER_FOLDER, Kept
 from bundle.read import Bundle
 from router.tokens import TextTokens
 
@@ -23,7 +23,13 @@ class SemanticRouter:
     """softmax((W h + b) / temperature), h the mean-pooled encoding of the text."""
 
     def __init__(
-        self, folder: Path, labels: tuple[str, ...], max_tokens: int, temperature: float, threads: int = 1
+        self,
+        folder: Path,
+        labels: tuple[str, ...],
+        max_tokens: int,
+        temperature: float,
+        threads: int = 1,
+        keeps: Kept = "head_and_tail",
     ) -> None:
         """Open the router's files in `folder`; `threads` is what one forward pass may use.
 
@@ -34,7 +40,7 @@ class SemanticRouter:
         self.labels = labels
         self._temperature = temperature
         self._session = _session(folder / MODEL_FILE, threads)
-        self._tokens = TextTokens(_tokenizer(folder / TOKENIZER_FILE), max_tokens)
+        self._tokens = TextTokens(_tokenizer(folder / TOKENIZER_FILE), max_tokens, keeps)
         outputs = self._session.get_outputs()[0].shape[1]
         if outputs != len(labels):
             raise BundleError(
@@ -54,6 +60,7 @@ class SemanticRouter:
             manifest.routed_text.max_tokens,
             manifest.calibration.temperature,
             threads,
+            manifest.routed_text.keeps,
         )
 
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float32]:

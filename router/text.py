@@ -5,35 +5,53 @@ The response is never part of it (section 5.4.2 routes on the input alone).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import Any, TypeVar
 
 from bundle.manifest import RoutedTextRule
 from router.chat_template import ChatTemplate
 
+_Turn = TypeVar("_Turn")
 _TEXT_PARTS = ("text", "input_text")
 
 
 def routed_text(messages: Sequence[Mapping[str, Any]], rule: RoutedTextRule) -> str:
     r"""Return the text of a conversation that the router reads.
 
-    Rule `last_user`: the text of the last user turn. Text parts (types `text` and `input_text`) are
-    joined by "\n", images and other parts ignored. Without a user turn: "". A user turn that only
-    carries tool results (the way of `/v1/messages`) is a tool's answer, and the turn before it counts.
+    Rule `last_user`: the text of the last user turn; `first_user`: of the first; `all_user`: of all of them,
+    joined by "\n". System prompts and answers are never part of it. Text parts (types `text` and `input_text`)
+    are joined by "\n", images and other parts ignored. Without a user turn: "". A user turn that only carries
+    tool results (the way of `/v1/messages`) is a tool's answer, and is passed over.
 
     Raises:
         ValueError: a rule this version does not know.
 
     """
-    if rule != "last_user":
-        raise ValueError(f"routed_text.rule: unknown rule {rule!r}. Use 'last_user'")
-    for message in reversed(messages):
-        content = message.get("content")
-        if message.get("role") == "user" and not _is_tool_answer(content):
-            return _text_of(content)
-    return ""
+    return _by_rule(
+        (turn for turn in messages if _asks(turn)), rule, lambda turn: _text_of(turn.get("content"))
+    )
+
+
+def _by_rule(turns: Iterable[_Turn], rule: RoutedTextRule, text_of: Callable[[_Turn], str]) -> str:
+    asked = list(turns)
+    match rule:
+        case "last_user":
+            chosen = asked[-1:]
+        case "first_user":
+            chosen = asked[:1]
+        case "all_user":
+            chosen = asked
+        case _:
+            raise ValueError(
+                f"routed_text.rule: unknown rule {rule!r}. Use 'last_user', 'first_user' or 'all_user'"
+            )
+    return "\n".join(text_of(turn) for turn in chosen)
+
+
+def _asks(message: Mapping[str, Any]) -> bool:
+    return message.get("role") == "user" and not _is_tool_answer(message.get("content"))
 
 
 def _text_of(content: object) -> str:
@@ -65,9 +83,14 @@ class _Markers:
     system_end: str
     """Between a system text and the user's, where the template writes both into the user turn; or ""."""
 
+    @property
+    def marker(self) -> str:
+        """The opening as a client may send it, who trims what the template put around it."""
+        return self.opening.rstrip()
+
 
 class PromptReader:
-    """Finds the last user turn in a raw completion prompt that is already in the chat template.
+    """Finds the user turns in a raw completion prompt that is already in the chat template.
 
     The markers are found by rendering conversations of sentinels. A template that can't be understood
     this way means that prompts are taken as they are.
@@ -77,24 +100,35 @@ class PromptReader:
         """`chat_template` is its source; the tokens are those of the base model's tokenizer."""
         self._markers = _markers_of(chat_template, bos_token, eos_token)
 
-    def user_turn(self, prompt: str) -> str:
-        """Return the text of the prompt's last user turn, or the prompt unchanged if it is not templated."""
+    def user_turn(self, prompt: str, rule: RoutedTextRule = "last_user") -> str:
+        """Return what `routed_text` gives for the prompt's turns, or the prompt unchanged if it has none."""
         if self._markers is None:
             return prompt
-        marks = self._markers
-        marker = marks.opening.rstrip()  # a client may trim what the template put around it
-        _, found, rest = prompt.rpartition(marker)
-        if not found:
-            return prompt
-        rest = rest.removeprefix(marks.opening[len(marker) :])
-        turn, closed, _ = rest.partition(marks.closing)
+        turns = _last_turn(prompt, self._markers) if rule == "last_user" else _turns(prompt, self._markers)
+        return _by_rule(turns, rule, str) if turns else prompt
+
+
+def _last_turn(prompt: str, marks: _Markers) -> list[str]:
+    """The turn behind the last marker, or nothing: what stands before it may be of any form."""
+    _, found, rest = prompt.rpartition(marks.marker)
+    return _turns(found + rest, marks)
+
+
+def _turns(prompt: str, marks: _Markers) -> list[str]:
+    """Every user turn, from the first marker on; nothing if one of them never ends."""
+    turns: list[str] = []
+    _, found, rest = prompt.partition(marks.marker)
+    while found:
+        turn, closed, after = rest.removeprefix(marks.opening[len(marks.marker) :]).partition(marks.closing)
         if not closed:
-            if not marks.ending or not rest.endswith(marks.ending):
-                return prompt
-            turn = rest.removesuffix(marks.ending)
+            if not marks.ending or not turn.endswith(marks.ending):
+                return []
+            turn = turn.removesuffix(marks.ending)
         if marks.system_end:
             turn = turn.rpartition(marks.system_end)[2]
-        return turn
+        turns.append(turn)
+        _, found, rest = after.partition(marks.marker)
+    return turns
 
 
 _SYSTEM, *_TURNS = (f"QzSentinel{name}zQ" for name in ("Sys", "Ua", "Ab", "Uc", "Ad", "Ue"))

@@ -47,7 +47,7 @@ class RequestTexts:
 
     def of_prompts(self, prompts: Sequence[str]) -> list[str]:
         """Return what is routed of raw prompts: of a templated one its user turn."""
-        return [self._prompts.user_turn(prompt) for prompt in prompts]
+        return [self._prompts.user_turn(prompt, self._rule) for prompt in prompts]
 
     def of_messages(self, messages: object, param: str) -> str:
         """Return what is routed of a conversation.
@@ -69,10 +69,10 @@ class RequestTexts:
 
     def _of_one(self, prompt: object, param: str) -> str:
         if isinstance(prompt, str) and param != "tokens":
-            return self._prompts.user_turn(prompt)
+            return self._prompts.user_turn(prompt, self._rule)
         if isinstance(prompt, list) and prompt and all(isinstance(token, int) for token in prompt):
             try:
-                return self._prompts.user_turn(self._tokenizer.decode(prompt))
+                return self._prompts.user_turn(self._tokenizer.decode(prompt), self._rule)
             except (OverflowError, ValueError, TypeError) as error:
                 raise BadRequestError(f"{param}: these are no token ids of the model", param) from error
         expected = "a list of token ids" if param == "tokens" else "a text, token ids, or a list of either"

@@ -43,7 +43,11 @@ def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
     rows = folder / "rows.jsonl"
     _run("-m", "demo.rows", "--per-skill", "120", "--seed", "0", "--split", "train", "--output", str(rows))
-    settings = [part for setting in _SMALL for part in ("--set", setting)]
+    held_out = folder / "held_out.jsonl"
+    _run(
+        "-m", "demo.rows", "--per-skill", "40", "--seed", "0", "--split", "routing", "--output", str(held_out)
+    )
+    settings = [part for setting in (*_SMALL, f"data.held_out=[{held_out}]") for part in ("--set", setting)]
     _run(
         *("-m", "cli.main", "train", "recipes/demo.yaml", "--data", str(rows)),
         *("--output", str(folder / "run"), *settings),

@@ -37,7 +37,7 @@ def write_card(path: Path, manifest: Manifest, base_folder: Path, data: Sequence
         front_matter=_front_matter(manifest, local_base, base_folder, data).to_yaml(),
         manifest=manifest,
         local_base=local_base,
-        trained=manifest.fallback.kind == "warmup",
+        trained=manifest.fallback.kind in ("warmup", "everything"),
         data=[Path(name).name if is_file_name(name) else name for name in data],
         interval=_interval(manifest.calibration),
     )

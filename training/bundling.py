@@ -12,6 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from bundle.adapter import largest_rank, tensor_shapes
 from bundle.digests import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_digest
 from bundle.fingerprints import Fingerprints
@@ -19,6 +22,7 @@ from bundle.manifest import (
     CHAT_TEMPLATE_FILE,
     FALLBACK_FOLDER,
     FALLBACK_NAME,
+    HELD_OUT_FILE,
     ROUTER_FOLDER,
     Calibration,
     ExpertRecord,
@@ -54,17 +58,18 @@ class Expert:
 class Fallback:
     """Who answers when the router can't choose: an adapter of its own, or the expert of that name."""
 
-    kind: Literal["warmup", "adapter", "expert"]
+    kind: Literal["warmup", "everything", "adapter", "expert"]
     adapter: Path | None = None
     expert: str | None = None
 
 
 @dataclass(frozen=True)
 class Report:
-    """What people read of a training run, and the row-by-row partition behind it."""
+    """What people read of a training run, and the rows behind it: the partition, and the held-out ones."""
 
     content: dict[str, Any]
     assignments: Path
+    held_out: pa.Table
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,7 @@ def write_bundle(final: Path, parts: Parts, narrator: Narrator) -> Bundle:
         if parts.report is not None:
             write_report(folder / "report", parts.report.content)
             shutil.copy(parts.report.assignments, folder / "report" / "assignments.parquet")
+            pq.write_table(parts.report.held_out, folder / HELD_OUT_FILE)
         manifest = _manifest(folder, parts)
         write_card(folder / CARD_FILE, manifest, parts.base.folder, parts.data)
         return writer.finish(lambda files: manifest.model_copy(update={"files": files}))

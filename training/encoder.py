@@ -17,7 +17,6 @@ from transformers.utils import logging as transformers_logging
 
 from bundle.digests import weights_sha256
 from bundle.errors import BundleError
-from bundle.manifest import RouterRecord
 from router.tokens import TextTokens
 from training.errors import TrainingError
 from training.model_card import license_of
@@ -53,17 +52,6 @@ class Encoder:
     def hidden(self) -> int:
         """H, the width of an embedding."""
         return int(self.model.config.hidden_size)
-
-    @property
-    def record(self) -> RouterRecord:
-        """What the manifest says of a router on this encoder."""
-        return RouterRecord(
-            kind="semantic",
-            encoder=self.name,
-            encoder_sha256=self.sha256,
-            encoder_license=self.license,
-            hidden=self.hidden,
-        )
 
     def tokens(self, max_tokens: int) -> TextTokens:
         """Return the tokenisation that the bundle's router will use.

@@ -31,11 +31,15 @@ class Inputs:
     rows: Sequence[TokenRow]
     texts: Sequence[str]
     unusable: Sequence[Unusable]
+    held_out: Sequence[TokenRow]
+    """Rows of `data.held_out`: none of them, nor their prompts, is among `rows`."""
     split: Split
     digest: str
     """Of all that training computes with."""
     origins_digest: str
     """Of what the report alone says: where rows came from, and which were left out."""
+    held_out_digest: str
+    """Of the rows of `data.held_out`."""
 
     @property
     def lengths(self) -> list[int]:
@@ -44,7 +48,11 @@ class Inputs:
 
     def words(self, row: int) -> tuple[str, str]:
         """A row's prompt and answer as people read them, without the template's special tokens."""
-        ids, prompt = self.rows[row].input_ids, self.rows[row].prompt_length
+        return self.words_of(self.rows[row])
+
+    def words_of(self, row: TokenRow) -> tuple[str, str]:
+        """As `words`, of a row that may be a held-out one."""
+        ids, prompt = row.input_ids, row.prompt_length
         decode = self.tokenizer.decode
         return (
             str(decode(list(ids[:prompt]), skip_special_tokens=True)),
@@ -69,23 +77,13 @@ def read_inputs(recipe: Recipe, narrator: Narrator) -> Inputs:
     tokenizer = base.tokenizer()
     template = use_chat_template(tokenizer, recipe.base.chat_template)
     max_length = min(recipe.data.max_length, base.max_positions)
-    read, unusable = read_rows(recipe.data.files)
-    rows: list[TokenRow] = []
-    texts: list[str] = []
-    with narrator.bar("rendering", len(read), "rows") as advance:
-        for row in read:
-            rendered = render(tokenizer, row, recipe.router.routed_text, max_length)
-            if isinstance(rendered, TokenRow):
-                rows.append(rendered)
-                texts.append(_text_of(row))
-            else:
-                unusable.append(rendered)
-            advance(1)
-    _judge_unusable(unusable, len(rows), recipe.data.max_unusable, narrator)
+    rendering = _Rendering(recipe, tokenizer, max_length, narrator)
+    rows, texts, unusable = rendering.of(recipe.data.files)
+    held_out = _held_out(recipe, rendering, rows, narrator)
     split = split_rows(len(rows), recipe.split, recipe.seed)
     narrator.say(
         f"{len(rows):,} rows: {len(split.train):,} to train on (warm-up {len(split.warmup):,}, probe "
-        f"{len(split.probe):,} of them), {len(split.validation):,} held out"
+        f"{len(split.probe):,} of them), {len(split.validation) + len(held_out):,} held out"
     )
     for key, value, tag, _ in resolved_values(recipe):
         narrator.say(f"    {key} = {value}  ({tag})")
@@ -98,10 +96,57 @@ def read_inputs(recipe: Recipe, narrator: Narrator) -> Inputs:
         rows=rows,
         texts=texts,
         unusable=tuple(unusable),
+        held_out=held_out,
         split=split,
         digest=_digest_of_inputs(rows, base, template),
         origins_digest=_digest_of_origins(rows, unusable),
+        held_out_digest=_digest_of_inputs(held_out, base, template),
     )
+
+
+@dataclass(frozen=True)
+class _Rendering:
+    """Reads files and renders their rows, all of them in the same way."""
+
+    recipe: Recipe
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    narrator: Narrator
+
+    def of(self, files: tuple[str, ...]) -> tuple[list[TokenRow], list[str], list[Unusable]]:
+        """Return the rows, their words, and what can't be used; raises where that is too much."""
+        read, unusable = read_rows(files)
+        rows: list[TokenRow] = []
+        texts: list[str] = []
+        with self.narrator.bar("rendering", len(read), "rows") as advance:
+            for row in read:
+                rendered = render(self.tokenizer, row, self.recipe.router.routed_text, self.max_length)
+                if isinstance(rendered, TokenRow):
+                    rows.append(rendered)
+                    texts.append(_text_of(row))
+                else:
+                    unusable.append(rendered)
+                advance(1)
+        _judge_unusable(unusable, len(rows), self.recipe.data.max_unusable, self.narrator)
+        return rows, texts, unusable
+
+
+def _held_out(
+    recipe: Recipe, rendering: _Rendering, rows: Sequence[TokenRow], narrator: Narrator
+) -> list[TokenRow]:
+    """Read `data.held_out`, but for rows whose prompt the router would know."""
+    if not recipe.data.held_out:
+        return []
+    seen = {row.routed_text for row in rows}
+    read, _, _ = rendering.of(recipe.data.held_out)
+    unseen = [row for row in read if row.routed_text not in seen]
+    if not unseen:
+        raise RowsError("data.held_out: the prompt of every row stands in data.files too. Give other rows.")
+    if len(unseen) < len(read):
+        narrator.warn(
+            f"left out {len(read) - len(unseen):,} rows of data.held_out: their prompts stand in data.files too"
+        )
+    return unseen
 
 
 def _text_of(row: Row) -> str:

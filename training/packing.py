@@ -13,7 +13,7 @@ import numpy as np
 from transformers.utils import logging as transformers_logging
 
 from bundle.base_check import base_shapes
-from bundle.manifest import EXPERT_NAME, MANIFEST_FILE, RESERVED_NAMES, Calibration, RoutedText
+from bundle.manifest import EXPERT_NAME, MANIFEST_FILE, RESERVED_NAMES, Calibration, RoutedText, RouterRecord
 from bundle.read import Bundle
 from training.base_model import BaseModel, find_base
 from training.bundling import Expert, Fallback, Parts, write_bundle
@@ -26,7 +26,7 @@ from training.progress import Narrator
 from training.recipe import BaseSection
 from training.rendering import prompt_ids, use_chat_template
 from training.router_export import write_router
-from training.router_head import Head, calibrated, fit_head
+from training.router_head import Head, calibrated, drawn_half, fit_head
 from training.rows import is_file_name
 from training.terms import top_terms
 
@@ -90,8 +90,14 @@ def pack(packing: Packing, narrator: Narrator) -> Bundle:
                 experts=experts,
                 fallback=fallback,
                 router_folder=router_folder,
-                router=encoder.record,
-                routed_text=RoutedText(rule=_RULE, max_tokens=packing.max_tokens),
+                router=RouterRecord(
+                    kind="semantic",
+                    encoder=encoder.name,
+                    encoder_sha256=encoder.sha256,
+                    encoder_license=encoder.license,
+                    hidden=encoder.hidden,
+                ),
+                routed_text=RoutedText(rule=_RULE, max_tokens=packing.max_tokens, keeps="head_and_tail"),
                 calibration=calibration,
                 data=packing.rows,
                 data_licenses=packing.data_licenses,
@@ -223,8 +229,11 @@ def _router(
         head = fit_head(embeddings[train], rows.labels[train], len(names), _SEED)
     else:
         held_out = list(range(len(rows.texts)))
-    calibration = calibrated(head, embeddings[held_out], rows.labels[held_out])
-    narrator.say(f"The router agrees with {calibration.agreement:.1%} of {len(held_out)} held-out labels")
+    fitted = drawn_half(len(held_out), _SEED)
+    calibration = calibrated(head, embeddings[held_out], rows.labels[held_out], fitted)
+    narrator.say(
+        f"The router agrees with {calibration.agreement:.1%} of {calibration.held_out_rows:,} held-out labels"
+    )
     return head, calibration
 
 

@@ -13,7 +13,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from bundle.errors import BundleError
-from bundle.manifest import Calibration, RoutedText
+from bundle.manifest import Calibration, RoutedText, RouterRecord
 from bundle.read import Bundle, read_bundle
 from training.assignment import Assignment
 from training.bundling import Expert, Fallback, Parts, Report, git_commit, package_versions, write_bundle
@@ -21,6 +21,7 @@ from training.cluster_examples import cluster_examples
 from training.cluster_quality import cluster_quality
 from training.errors import TrainingError
 from training.gradient_supply import GradientSupply
+from training.held_out import HeldOut, held_out_table, label_held_out
 from training.inputs import Inputs, read_inputs
 from training.norm_shares import norm_shares
 from training.plan import Plan
@@ -68,10 +69,11 @@ def train(recipe: Recipe, narrator: Narrator) -> Bundle:
         warmup = warm_up(inputs, store)
         clusters = cluster(inputs, store, warmup, plan)
         assignment = read_assignment(clusters.assigned)
+        held_out = label_held_out(inputs, store, warmup, clusters.centroids, clusters.assigned, assignment)
         experts = train_experts(inputs, store, warmup, clusters.assigned, assignment)
-        router = train_router(inputs, store, clusters.assigned, assignment)
+        router = train_router(inputs, store, clusters.assigned, assignment, held_out)
         if world.is_first:
-            _finish(inputs, store, warmup, clusters, assignment, experts, router)
+            _finish(inputs, store, warmup, clusters, assignment, held_out, experts, router)
         world.gather(None)
         return read_bundle(recipe.output / "bundle")
 
@@ -106,6 +108,7 @@ def _finish(
     warmup: StageResult,
     clusters: Clusters,
     assignment: Assignment,
+    held_out: HeldOut,
     experts: Sequence[StageResult],
     router: StageResult,
 ) -> None:
@@ -131,6 +134,7 @@ def _finish(
             "used": len(inputs.rows),
             "train": len(members),
             "validation": len(inputs.split.validation),
+            "held_out": len(inputs.held_out),
             "warmup": len(inputs.split.warmup),
             "probe": len(inputs.split.probe),
             "unusable": [asdict(row) for row in inputs.unusable],
@@ -149,7 +153,7 @@ def _finish(
         "plan": clusters.plan.summary(),
         "warmup": warmup.facts,
         "experts": [expert.facts for expert in experts],
-        "router": calibration.model_dump() | {"encoder": inputs.encoder.name},
+        "router": router.facts["router"] | calibration.model_dump() | router.facts["found"],
         "stages": {
             name: {"seconds": result.seconds, "peak_memory_mb": result.peak_memory_mb}
             for name, result in store.results.items()
@@ -165,13 +169,15 @@ def _finish(
         ],
         fallback=Fallback("warmup", adapter=warmup.folder),
         router_folder=router.folder / "router",
-        router=inputs.encoder.record,
-        routed_text=RoutedText(rule=recipe.router.routed_text, max_tokens=recipe.router.max_tokens),
+        router=RouterRecord.model_validate(router.facts["router"]),
+        routed_text=RoutedText(
+            rule=recipe.router.routed_text, max_tokens=recipe.router.max_tokens, keeps="head_and_tail"
+        ),
         calibration=calibration,
         data=recipe.data.files,
         data_licenses=recipe.data.licenses,
         recipe=recipe.model_dump(mode="json"),
-        report=Report(report, assigned.folder / ASSIGNMENTS),
+        report=Report(report, assigned.folder / ASSIGNMENTS, held_out_table(inputs, held_out)),
     )
     write_bundle(final, parts, store.narrator)
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bundle.manifest import RoutedTextRule
+from bundle.manifest import RoutedTextRule, RouterKind
 from training.errors import RecipeError
 
 
@@ -34,6 +34,12 @@ class DataSection(_Section):
         0.05, "ours", "share of unusable rows above which the run stops", ge=0, le=1
     )
     licenses: tuple[str, ...] = _choice((), "ours", "licences of the data, for the bundle's manifest")
+    held_out: tuple[str, ...] = _choice(
+        (), "ours", "further files, outside all training: the router is calibrated and judged on them"
+    )
+    held_out_texts: bool = _choice(
+        True, "ours", "whether the bundle's report/held_out.parquet holds their prompts and responses"
+    )
 
 
 class BaseSection(_Section):
@@ -139,10 +145,38 @@ class ExpertsSection(_Section):
 class RouterSection(_Section):
     """Stage III, the router (section 5.4.2)."""
 
-    kind: Literal["semantic"] = _choice("semantic", "paper", "frozen encoder and a linear head")
+    kind: RouterKind = _choice(
+        "semantic",
+        "paper",
+        "semantic: frozen encoder and a linear head; embedding: cosine with the experts' mean embeddings; keyword: "
+        "words shared with the experts' own; gradient: for evaluation, never served",
+    )
     encoder: str = _choice("distilbert-base-uncased", "paper", "hub id, folder, or package:<python package>")
     routed_text: RoutedTextRule = _choice("last_user", "ours", "what of a conversation is routed")
-    max_tokens: int = _choice(256, "ours", "encoder tokens read; the rest is cut off", ge=8, le=512)
+    max_tokens: int = _choice(
+        256, "ours", "encoder tokens read, half of them from the end of a longer text", ge=8, le=512
+    )
+    precision: Literal["auto", "float32"] = _choice(
+        "auto", "ours", "of the encoder; auto: int8 where it is faster and keeps 99.5 % of the decisions"
+    )
+    cascade: Literal["auto", "off"] = _choice(
+        "auto",
+        "ours",
+        "auto: a linear model answers where it surely agrees with the encoder, if that is often",
+    )
+    target_agreement: float | None = _choice(
+        None, "paper", "below the confidence that reaches it the fallback answers; none: never", gt=0, lt=1
+    )
+
+
+class FallbackSection(_Section):
+    """The adapter that answers when the router can't or should not choose."""
+
+    train: Literal["warmup", "everything"] = _choice(
+        "warmup",
+        "ours",
+        "warmup: Stage I's adapter; everything: one trained on all rows, as long as an expert",
+    )
 
 
 class Recipe(_Section):
@@ -156,6 +190,7 @@ class Recipe(_Section):
     clusters: ClustersSection = ClustersSection()
     experts: ExpertsSection = ExpertsSection()
     router: RouterSection = RouterSection()
+    fallback: FallbackSection = FallbackSection()
     seed: int = _choice(0, "ours", "of the split, the shuffles, K-means and the adapters")
     output: Path | None = _choice(None, "ours", "the run folder")
 

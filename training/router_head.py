@@ -123,18 +123,30 @@ def agreement(logits: NDArray[np.floating], labels: Labels) -> float:
     return float(np.mean(logits.argmax(axis=1) == labels))
 
 
-def calibrated(head: Head, embeddings: NDArray[np.float32], labels: Labels) -> Calibration:
-    """Return temperature and agreement of a head on held-out rows: `embeddings` `[n, H]`, `labels` `[n]`.
+def drawn_half(count: int, seed: int) -> NDArray[np.bool_]:
+    """Mark the seeded half of `count` held-out rows that temperature and thresholds are fitted on."""
+    fitted = np.zeros(count, dtype=bool)
+    fitted[np.random.default_rng(seed).permutation(count)[: count // 2]] = True
+    return fitted
+
+
+def calibrated(
+    head: Head, embeddings: NDArray[np.float32], labels: Labels, fitted: NDArray[np.bool_]
+) -> Calibration:
+    """Return the temperature fitted on some held-out rows, and the figures of the others.
+
+    `embeddings` `[n, H]`, `labels` `[n]`; `fitted` `[n]` marks the rows for the temperature.
 
     Raises:
-        ValueError: there are no rows.
+        ValueError: there are no rows of one sort.
 
     """
     logits = head.logits(embeddings)
     return Calibration(
-        temperature=fit_temperature(logits, labels),
-        held_out_rows=len(labels),
-        agreement=agreement(logits, labels),
+        temperature=fit_temperature(logits[fitted], labels[fitted]),
+        held_out_rows=int((~fitted).sum()),
+        fitted_rows=int(fitted.sum()),
+        agreement=agreement(logits[~fitted], labels[~fitted]),
     )
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from training.assignment import Assignment
 from training.finetune import Schedule, load_adapter
+from training.held_out import HeldOut
 from training.inputs import Inputs
-from training.router_export import write_router
-from training.router_head import calibrated, fit_head
+from training.router_making import JudgedRows, RoutedRows, make_router
 from training.stage_store import Stage, StageResult, StageStore, Work
 from training.tuning import tune
 
@@ -56,33 +56,44 @@ def _expert(
 
 
 def train_router(
-    inputs: Inputs, store: StageStore, assigned: StageResult, assignment: Assignment
+    inputs: Inputs,
+    store: StageStore,
+    assigned: StageResult,
+    assignment: Assignment,
+    held_out: HeldOut,
 ) -> StageResult:
     """Fit, calibrate and export the router; held-out rows say how far it agrees with the clusters."""
-    section, encoder = inputs.recipe.router, inputs.encoder
-    train_rows, held_out = list(inputs.split.train), list(inputs.split.validation)
-    texts = [row.routed_text for row in inputs.rows]
+    recipe = inputs.recipe
+    train_rows = list(inputs.split.train)
+    texts = RoutedRows([inputs.rows[row].routed_text for row in train_rows], assignment.labels[train_rows])
+    judged = JudgedRows(held_out.texts, held_out.labels, held_out.fitted)
+    names = tuple(expert_name(label) for label in range(assignment.k))
 
     def work(folder: Path) -> dict[str, Any]:
-        with store.narrator.bar("encoding prompts", len(texts), "rows") as advance:
-            embeddings = encoder.embed(texts, section.max_tokens, advance)  # [N, H]
-        labels = assignment.labels
-        head = fit_head(embeddings[train_rows], labels[train_rows], assignment.k, inputs.recipe.seed)
-        calibration = calibrated(head, embeddings[held_out], labels[held_out])
-        names = tuple(expert_name(label) for label in range(assignment.k))
-        samples = [texts[row] for row in held_out[:16]]
-        write_router(folder / "router", encoder, head, names, samples, section.max_tokens)
-        store.narrator.say(
-            f"    agrees with the clusters on {calibration.agreement:.1%} of {len(held_out)} held-out rows"
+        made = make_router(
+            folder / "router",
+            inputs.encoder,
+            texts,
+            judged,
+            names,
+            recipe.router,
+            recipe.seed,
+            store.narrator,
         )
-        return {"calibration": calibration.model_dump(), "hidden": encoder.hidden}
+        return {
+            "router": made.record.model_dump(),
+            "calibration": made.calibration.model_dump(),
+            "found": made.found,
+        }
 
     depends_on = {
         "inputs": inputs.digest,
         "labels": assigned.facts["labels_sha256"],
-        "router": section.model_dump(),
-        "encoder": encoder.sha256,
-        "seed": inputs.recipe.seed,
+        "held_out": held_out.digest,
+        "held_out_rows": inputs.held_out_digest,
+        "router": recipe.router.model_dump(),
+        "encoder": inputs.encoder.sha256,
+        "seed": recipe.seed,
     }
-    stage = Stage("router", f"Stage III: router on {encoder.name}", depends_on)
+    stage = Stage("router", f"Stage III: {recipe.router.kind} router on {inputs.encoder.name}", depends_on)
     return store.deal_out([(stage, work)])[0]

@@ -86,8 +86,8 @@ def test_the_last_user_turn(messages: list[dict[str, Any]], expected: str) -> No
 
 
 def test_an_unknown_rule_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown rule 'first_user'"):
-        routed_text([user("a")], "first_user")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="unknown rule 'first'"):
+        routed_text([user("a")], "first")  # type: ignore[arg-type]
 
 
 def conversation(name: str, turns: list[tuple[str, str]]) -> list[dict[str, Any]]:
