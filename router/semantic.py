@@ -6,17 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
-from bundle.errors import BundleError
-from bundle.manifest import ROUTER_FOLDER, Kept
+from bundle.manifest import Kept
 from bundle.read import Bundle
-from router.tokens import TextTokens
-
-MODEL_FILE = "model.onnx"
-TOKENIZER_FILE = "tokenizer.json"
+from router.encoder_graph import EncoderGraph
+from router.softmax import softmax
 
 
 class SemanticRouter:
@@ -39,16 +34,7 @@ class SemanticRouter:
         """
         self.labels = labels
         self._temperature = temperature
-        self._session = _session(folder / MODEL_FILE, threads)
-        self._tokens = TextTokens(_tokenizer(folder / TOKENIZER_FILE), max_tokens, keeps)
-        outputs = self._session.get_outputs()[0].shape[1]
-        if outputs != len(labels):
-            raise BundleError(
-                f"{ROUTER_FOLDER}/{MODEL_FILE}",
-                "logits",
-                f"the router has {outputs} outputs, the bundle has {len(labels)} experts",
-                "Train the bundle again",
-            )
+        self._graph = EncoderGraph(folder, "logits", len(labels), max_tokens, threads, keeps)
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, threads: int = 1) -> SemanticRouter:
@@ -65,36 +51,4 @@ class SemanticRouter:
 
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return `[n, K]`; each row sums to one and depends on its own text only."""
-        logits = np.zeros((len(texts), len(self.labels)), dtype=np.float64)
-        for places, ids, mask in self._tokens.batches(texts):
-            logits[places] = self._session.run(["logits"], {"input_ids": ids, "attention_mask": mask})[0]
-        logits /= self._temperature
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
-def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # Between requests its threads would spin, on cores that the engine computes on.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3  # errors
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime raises a dozen classes without a common base
-        raise BundleError(
-            f"{ROUTER_FOLDER}/{path.name}",
-            "",
-            f"ONNX Runtime can't load it ({error})",
-            "Train the bundle again",
-        ) from error
-
-
-def _tokenizer(path: Path) -> Tokenizer:
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises bare Exception
-        raise BundleError(
-            f"{ROUTER_FOLDER}/{path.name}", "", f"it can't be read ({error})", "Train the bundle again"
-        ) from error
+        return softmax(self._graph.run(texts), self._temperature)

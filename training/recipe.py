@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bundle.manifest import RoutedTextRule, RouterKind
+from bundle.manifest import RoutedTextRule
 from training.errors import RecipeError
 
 
@@ -145,11 +145,11 @@ class ExpertsSection(_Section):
 class RouterSection(_Section):
     """Stage III, the router (section 5.4.2)."""
 
-    kind: RouterKind = _choice(
+    kind: Literal["semantic", "embedding", "keyword"] = _choice(
         "semantic",
         "paper",
         "semantic: frozen encoder and a linear head; embedding: cosine with the experts' mean embeddings; keyword: "
-        "words shared with the experts' own; gradient: for evaluation, never served",
+        "words shared with the experts' own. The paper's fourth, by gradient, is only evaluated",
     )
     encoder: str = _choice("distilbert-base-uncased", "paper", "hub id, folder, or package:<python package>")
     routed_text: RoutedTextRule = _choice("last_user", "ours", "what of a conversation is routed")

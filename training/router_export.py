@@ -16,7 +16,8 @@ from safetensors.numpy import save_file
 from scipy.special import softmax
 
 from bundle.read import ROUTER_HEAD
-from router.semantic import MODEL_FILE, TOKENIZER_FILE, SemanticRouter
+from router.encoder_graph import MODEL_FILE, TOKENIZER_FILE
+from router.semantic import SemanticRouter
 from training.encoder import Encoder, mean_pooled
 from training.router_head import Head
 
@@ -60,12 +61,14 @@ class _Graph(torch.nn.Module):
     def __init__(self, encoder: Encoder, head: Head) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(encoder.model).cpu()
-        self.head = torch.nn.Linear(head.W.shape[1], head.W.shape[0])
-        self.head.weight.data = torch.from_numpy(head.W)
-        self.head.bias.data = torch.from_numpy(head.b)
+        self.register_buffer("W", torch.from_numpy(np.ascontiguousarray(head.W.T)))  # [H, K]
+        self.register_buffer("b", torch.from_numpy(head.b))
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        return self.head(mean_pooled(self.encoder, input_ids, attention_mask))
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        embedding = mean_pooled(self.encoder, input_ids, attention_mask)  # [B, H]
+        return embedding @ self.W + self.b, embedding  # not nn.Linear: a Gemm does not survive quantisation
 
 
 def _write_graph(path: Path, encoder: Encoder, head: Head, max_tokens: int) -> None:
@@ -76,7 +79,7 @@ def _write_graph(path: Path, encoder: Encoder, head: Head, max_tokens: int) -> N
             _Graph(encoder, head).eval(),
             (ids, torch.ones_like(ids)),
             input_names=["input_ids", "attention_mask"],
-            output_names=["logits"],
+            output_names=["logits", "embedding"],
             dynamic_shapes=({0: batch, 1: length}, {0: batch, 1: length}),
             dynamo=True,
             verbose=False,

@@ -1,0 +1,98 @@
+"""A linear model over hashed words answers where it surely agrees with the encoder; the encoder answers the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.hashed_words import hashed_words
+from router.head_file import read_head
+from router.protocol import Router
+from router.softmax import softmax
+
+CASCADE_FILE = "cascade.safetensors"
+CHARACTERS_PER_TOKEN = 4
+"""Characters that the linear model reads for each token that the encoder may read: about as much text."""
+
+
+class HashedWordsModel:
+    """scores = the mean of W's columns at a text's hashed words, times their count's root; plus b.
+
+    W `[K, 65536]`, b `[K]`. It was fitted to the encoder's own scores, so its margin (best score minus the next)
+    tells how sure the encoder would be. `scale` and `shift` make of the margin a confidence: the probability that
+    the encoder would choose the same. `temperature` makes of the scores probabilities of the experts.
+    """
+
+    def __init__(self, path: Path, shown: str, labels: tuple[str, ...], max_tokens: int) -> None:
+        """Open the model's file, which a user knows as `shown`.
+
+        Raises:
+            BundleError: it can't be read, or is of other experts.
+
+        """
+        tensors, _ = read_head(path, shown, labels)
+        self._columns = np.ascontiguousarray(tensors["W"].T)  # [buckets, K]: a word's scores lie together
+        self._bias = tensors["b"]
+        self._scale, self._shift, self._temperature = (
+            float(value) for value in tensors["calibration"]
+        )
+        self._characters = max_tokens * CHARACTERS_PER_TOKEN
+
+    def scores(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return `[n, K]`."""
+        return scores_of([hashed_words(text, self._characters) for text in texts], self._columns, self._bias)
+
+    def confidence(self, scores: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the probability `[n]` that the encoder would choose what these scores `[n, K]` do."""
+        return 1 / (1 + np.exp(-(self._scale * margins(scores) + self._shift)))
+
+    def probabilities(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the experts' probabilities `[n, K]`."""
+        return softmax(scores, self._temperature)
+
+
+def scores_of(
+    words: Sequence[NDArray[np.uint32]], columns: NDArray[np.float32], bias: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return `[n, K]` of texts' buckets, for W transposed `[buckets, K]` and b `[K]`."""
+    scores = np.repeat(bias[None, :], len(words), axis=0)
+    for place, buckets in enumerate(words):
+        if len(buckets):
+            scores[place] += columns[buckets].sum(axis=0) / np.sqrt(np.float32(len(buckets)))
+    return scores
+
+
+def margins(scores: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the best score minus the next `[n]`; without a next, infinity."""
+    if scores.shape[1] < 2:
+        return np.full(len(scores), np.inf)
+    best = np.partition(scores.astype(np.float64), -2, axis=1)
+    return best[:, -1] - best[:, -2]
+
+
+class CascadeRouter:
+    """As its encoder, but for the texts that the linear model is sure of."""
+
+    def __init__(self, model: HashedWordsModel, encoder: Router, threshold: float) -> None:
+        """`threshold` is the linear model's confidence from which on it answers."""
+        self.labels = encoder.labels
+        self.encoder = encoder
+        self._model = model
+        self._threshold = threshold
+
+    def probabilities(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return `[n, K]`; each row sums to one and depends on its own text only."""
+        return self.answered(texts)[0]
+
+    def answered(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Return the probabilities `[n, K]`, and whether the linear model gave them `[n]`."""
+        scores = self._model.scores(texts)
+        sure = self._model.confidence(scores) >= self._threshold
+        probabilities = self._model.probabilities(scores)
+        if not sure.all():
+            rest = np.flatnonzero(~sure)
+            probabilities[rest] = self.encoder.probabilities([texts[place] for place in rest])
+        return probabilities, sure

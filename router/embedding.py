@@ -1,0 +1,50 @@
+"""The paper's ES (Table 3): the cosine between a text's encoding and each expert's mean encoding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bundle.manifest import Kept
+from router.encoder_graph import EncoderGraph
+from router.head_file import read_head
+from router.softmax import softmax
+
+
+class EmbeddingRouter:
+    """softmax(cos(h, mean_k) / temperature), h the mean-pooled encoding of the text."""
+
+    def __init__(
+        self,
+        folder: Path,
+        head: Path,
+        shown: str,
+        labels: tuple[str, ...],
+        max_tokens: int,
+        temperature: float,
+        threads: int = 1,
+        keeps: Kept = "head_and_tail",
+    ) -> None:
+        """Open the encoder in `folder` and the unit means W [K, H] in `head`, which a user knows as `shown`.
+
+        Raises:
+            BundleError: a file can't be read, or is of other experts or another encoder.
+
+        """
+        self.labels = labels
+        self._temperature = temperature
+        self._means = read_head(head, shown, labels)[0]["W"]
+        self._graph = EncoderGraph(folder, "embedding", self._means.shape[1], max_tokens, threads, keeps)
+
+    def probabilities(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return `[n, K]`; each row sums to one and depends on its own text only."""
+        return softmax(cosines(self._graph.run(texts), self._means), self._temperature)
+
+
+def cosines(embeddings: NDArray[np.float32], means: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return `[n, K]` for embeddings `[n, H]` and unit means `[K, H]`; 0 for a text without any token."""
+    norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return (embeddings / np.maximum(norms, np.finfo(np.float32).tiny)) @ means.T
