@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from benchmarks.serving_servers import BenchmarkError
+from bundle.manifest import HELD_OUT_FILE
 from bundle.read import Bundle
 from training.errors import TrainingError
 from training.inputs import Inputs, read_inputs
 from training.progress import Narrator
 from training.recipe import Recipe
 
-_HELD_OUT = "report/held_out.parquet"
 _ASSIGNMENTS = "report/assignments.parquet"
 _NEEDED = {"text", "response", "label", "fitted"}
 
@@ -54,11 +54,11 @@ def held_out_rows(bundle: Bundle) -> HeldOut:
         BenchmarkError: it has none, or keeps their texts out.
 
     """
-    path = bundle.folder / _HELD_OUT
+    path = bundle.folder / HELD_OUT_FILE
     if not path.is_file():
         raise BenchmarkError(
-            f"{path}: the bundle holds no held-out rows, so no router can be judged. Train it again: "
-            "`gradientspace train` writes them since format 1 knows data.held_out"
+            f"{path}: the bundle holds no held-out rows, so no router can be judged. Train it "
+            "again: older versions did not keep them"
         )
     table = pq.read_table(path)
     missing = sorted(_NEEDED - set(table.column_names))

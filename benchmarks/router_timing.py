@@ -21,7 +21,7 @@ from router.load import load_router
 from router.prompt_memory import PromptMemory
 from router.protocol import Router
 from router.served import ServedRouter
-from router.threaded import RouterThread
+from router.threaded import QUEUED_TEXTS
 
 LENGTHS = (16, 64, 128, 512)
 CALLERS = 8
@@ -32,7 +32,7 @@ Window = Callable[[Sequence[str]], float]
 
 def served(router: Router) -> ServedRouter:
     """Return a router as the service runs it, with no memory of prompts: every text is routed."""
-    return ServedRouter(router, RouterThread(router, _SECONDS), PromptMemory("", 0))
+    return ServedRouter(router, PromptMemory("", 0), _SECONDS, QUEUED_TEXTS)
 
 
 def percentiles(milliseconds: Sequence[float]) -> dict[str, float]:
@@ -42,6 +42,7 @@ def percentiles(milliseconds: Sequence[float]) -> dict[str, float]:
 
 def texts_of_length(rows: Rows, tokenizer: Tokenizer, tokens: int, number: int) -> list[str]:
     """Return distinct texts of `tokens` tokens, special ones included: held-out texts of one label, joined and cut."""
+    tokenizer.no_truncation()
     room = tokens - tokenizer.num_special_tokens_to_add(False)
     texts: list[str] = []
     for start in range(len(rows)):

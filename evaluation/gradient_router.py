@@ -8,6 +8,7 @@ and a backward pass of the base for every prompt: it is here to be compared with
 
 from __future__ import annotations
 
+import copy
 import json
 from array import array
 from collections.abc import Sequence
@@ -55,6 +56,12 @@ class GradientRouter:
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return `[n, K]`; each row sums to one. A text without a token is even."""
         return softmax(self.cosines(texts) / self._temperature, axis=1).astype(np.float32)
+
+    def with_temperature(self, temperature: float) -> GradientRouter:
+        """Return the same router with another temperature."""
+        other = copy.copy(self)
+        other._temperature = temperature
+        return other
 
     def cosines(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Return the cosines `[n, K]` of the prompts' gradients with the experts' centroids."""

@@ -40,7 +40,9 @@ class Classified:
     seconds: float
     """From the call to the answer: the wait behind earlier calls included."""
     remembered: int = 0
-    """How many of the texts the router was not asked for, because their answer was remembered."""
+    """How many of the texts were not routed at all, because their answer was remembered."""
+    linear: int = 0
+    """How many of them a cascade's linear model answered."""
 
 
 class _Call:

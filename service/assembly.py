@@ -10,7 +10,6 @@ from router.prompt_memory import PromptMemory
 from router.protocol import Router
 from router.served import ServedRouter
 from router.text import PromptReader
-from router.threaded import RouterThread
 from service.admission import Admission, Limits
 from service.app import Service, build_app
 from service.auth import Access
@@ -71,8 +70,8 @@ class Assembly:
     def classifier(self, bundle: Bundle, router: Router) -> ServedRouter:
         """Return a bundle's router on a thread and with a memory of its own, within the settings' bounds."""
         settings = self._settings
-        thread = RouterThread(router, settings.router_seconds, settings.router_queue)
-        return ServedRouter(router, thread, PromptMemory(bundle.digest, settings.router_memory))
+        memory = PromptMemory(bundle.digest, settings.router_memory)
+        return ServedRouter(router, memory, settings.router_seconds, settings.router_queue)
 
     def version(self, bundle: Bundle, loaded: LoadedBundle, classifier: ServedRouter) -> Version:
         """Return a bundle that is in the engine, with everything that answers for it."""

@@ -38,7 +38,9 @@ class Decided:
     decisions: tuple[Decision, ...]
     router_seconds: float
     remembered: int = 0
-    """How many of the texts the router was not asked for, because it was remembered what it said."""
+    """Texts whose routing was remembered."""
+    linear: int = 0
+    """Texts that a cascade's linear model routed."""
 
     @property
     def by_target(self) -> dict[Target, list[int]]:
@@ -95,7 +97,7 @@ class Decider:
             failed = Decision(self.names.fallback, "router_error", 0.0)
             return Decided((failed,) * len(texts), 0.0)
         decisions = tuple(self._choose(row) for row in probabilities)
-        return Decided(decisions, classified.seconds, classified.remembered)
+        return Decided(decisions, classified.seconds, classified.remembered, classified.linear)
 
     def _choose(self, row: np.ndarray) -> Decision:
         """Argmax of one row `[K]`; the fallback if it is below the threshold."""

@@ -28,6 +28,7 @@ _CONFIDENCE_EDGES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # anchor
 
 UNDECIDED = "none"
 """The label of `expert` and `reason` where a request failed before anything was decided."""
+_ANSWERED_BY = ("memory", "linear", "router")
 _FALLBACK_REASONS = ("low_confidence", "router_error")
 
 
@@ -80,11 +81,15 @@ class Metrics:
             ["bundle", "expert"],
             registry=registry,
         )
-        self.remembered = Counter(
-            "gradientspace_router_memory_hits",
-            "Routed texts that the router was not asked for, because the same text had been routed before",
+        self.router_answers = Counter(
+            "gradientspace_router_answers",
+            "Routed texts by what answered: memory (the same text was routed before), linear (a cascade's first "
+            "model) or router (the rest)",
+            ["by"],
             registry=registry,
         )
+        for by in _ANSWERED_BY:
+            self.router_answers.labels(by)
         self._drift = Drift(registry)
         self.training_share = Gauge(
             "gradientspace_expert_training_share",
@@ -147,8 +152,10 @@ class Metrics:
                 self._drift.observe(bundle, decision.choice.name, decision.confidence)
             if decision.reason in _FALLBACK_REASONS:
                 self.fallbacks.labels(decision.reason).inc()
-        self.remembered.inc(decided.remembered)
         if router_ran:
+            rest = len(decided.decisions) - decided.remembered - decided.linear
+            for by, texts in zip(_ANSWERED_BY, (decided.remembered, decided.linear, rest), strict=True):
+                self.router_answers.labels(by).inc(texts)
             self.router_seconds.observe(decided.router_seconds)
 
     def observe_request(self, record: RequestRecord) -> None:

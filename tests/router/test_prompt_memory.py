@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from router.prompt_memory import PromptMemory
 from router.served import ServedRouter
-from router.threaded import RouterThread
 
 SURROGATE = "half \ud83d a smile"
 
@@ -81,7 +80,7 @@ class Counting:
 @pytest.mark.parametrize(("entries", "calls"), [(10, 1), (0, 3)])
 async def test_a_repeated_prompt_asks_the_router_once(entries: int, calls: int) -> None:
     router = Counting()
-    served = ServedRouter(router, RouterThread(router, 60), PromptMemory("bundle", entries))
+    served = ServedRouter(router, PromptMemory("bundle", entries), 60, 1024)
     answers = [await served.classify(["abc"]) for _ in range(3)]
     served.close()
     assert len(router.calls) == calls
@@ -92,7 +91,7 @@ async def test_a_repeated_prompt_asks_the_router_once(entries: int, calls: int) 
 
 async def test_a_list_keeps_its_order_whatever_is_remembered_of_it() -> None:
     router = Counting()
-    served = ServedRouter(router, RouterThread(router, 60), PromptMemory("bundle", 10))
+    served = ServedRouter(router, PromptMemory("bundle", 10), 60, 1024)
     await served.classify(["aa", "cccc"])
     answer = await served.classify(["b", "aa", "dd", "b", "cccc", ""])
     served.close()
@@ -103,7 +102,7 @@ async def test_a_list_keeps_its_order_whatever_is_remembered_of_it() -> None:
 
 async def test_an_error_is_not_remembered() -> None:
     router = Counting()
-    served = ServedRouter(router, RouterThread(router, 60), PromptMemory("bundle", 10))
+    served = ServedRouter(router, PromptMemory("bundle", 10), 60, 1024)
     for _ in range(2):
         with pytest.raises(RuntimeError, match="broke"):
             await served.classify(["bad"])
