@@ -22,7 +22,7 @@ $(DEMO)/rows.jsonl: | setup
 
 # Unseen rows, for the router alone: labelled, never trained on.
 $(DEMO)/held_out.jsonl: | setup
-	.venv/bin/python -m demo.rows --per-skill 640 --seed 0 --split routing --output $@
+	.venv/bin/python -m demo.rows --per-skill 1280 --seed 0 --split routing --output $@
 
 $(DEMO)/bundle/bundle.json: | setup $(DEMO)/rows.jsonl $(DEMO)/held_out.jsonl
 	.venv/bin/gradientspace train recipes/demo.yaml

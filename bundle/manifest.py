@@ -14,6 +14,8 @@ CHAT_TEMPLATE_FILE = "chat_template.jinja"
 ROUTER_FOLDER = "router"
 FALLBACK_FOLDER = "fallback"
 FALLBACK_NAME = "fallback"
+OTHER_ROUTERS_FOLDER = "report/routers"
+"""`<kind>.safetensors` of each kind that could have been served: Table 3 compares them."""
 HELD_OUT_FILE = "report/held_out.parquet"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 

@@ -23,6 +23,7 @@ from bundle.manifest import (
 )
 
 ROUTER_HEAD = f"{ROUTER_FOLDER}/head.safetensors"
+ROUTER_CASCADE = f"{ROUTER_FOLDER}/cascade.safetensors"
 HUB_FILES = frozenset({".gitattributes"})
 """What a model hub puts into every repository; nothing here reads it."""
 _HUB_DOWNLOADS = ".cache/huggingface"
@@ -162,7 +163,8 @@ def _verify_files(folder: Path, manifest: Manifest) -> None:
 
 def _needed(manifest: Manifest) -> list[str]:
     adapters = [f"{record.folder}/{name}" for record in manifest.adapters for name in ADAPTER_FILES]
-    return [CHAT_TEMPLATE_FILE, FINGERPRINTS_FILE, ROUTER_HEAD, *adapters]
+    cascade = [ROUTER_CASCADE] if manifest.router.cascade else []
+    return [CHAT_TEMPLATE_FILE, FINGERPRINTS_FILE, ROUTER_HEAD, *cascade, *adapters]
 
 
 def _verify_adapters(folder: Path, manifest: Manifest) -> None:

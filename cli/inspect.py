@@ -62,11 +62,17 @@ def _summary(bundle: Bundle) -> dict[str, Any]:
         "router": {
             "kind": manifest.router.kind,
             "encoder": manifest.router.encoder,
+            "precision": manifest.router.precision,
+            "cascade": manifest.router.cascade.model_dump() if manifest.router.cascade else None,
+            "routed_text": manifest.routed_text.rule,
             "max_tokens": manifest.routed_text.max_tokens,
             "agreement": manifest.calibration.agreement,
             "held_out_rows": manifest.calibration.held_out_rows,
             "temperature": manifest.calibration.temperature,
+            "macro_f1": manifest.calibration.macro_f1,
+            "ece": manifest.calibration.ece,
             "threshold": manifest.calibration.threshold,
+            "coverage": manifest.calibration.coverage,
             "bytes": _bytes_in(bundle.router_folder),
         },
         "experts": [
@@ -93,6 +99,16 @@ def _bytes_in(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
+def _router(router: dict[str, Any], size: str) -> str:
+    parts = [router["kind"]]
+    if router["encoder"]:
+        parts += [router["encoder"], router["precision"]]
+    parts += [router["routed_text"], f"{router['max_tokens']} tokens", size]
+    if router["cascade"]:
+        parts.append(f"a cascade answers {router['cascade']['share']:.0%}")
+    return ", ".join(parts)
+
+
 def _print_tables(summary: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.filesize import decimal
@@ -115,7 +131,7 @@ def _print_tables(summary: dict[str, Any]) -> None:
         ("bundle", f"{summary['digest']}, {decimal(summary['bytes'])}, made {summary['created']}"),
         ("base model", f"{base['name']}, {base['dtype']}, licence {base['license'] or 'unknown'}"),
         ("experts", f"K = {summary['k']}, LoRA rank {summary['lora']['rank']}"),
-        ("router", f"{router['encoder']}, {router['max_tokens']} tokens, {decimal(router['bytes'])}"),
+        ("router", _router(router, decimal(router["bytes"]))),
         ("agreement", agreement),
         ("temperature", f"{router['temperature']:.3f}"),
         ("threshold", threshold),

@@ -12,7 +12,11 @@ from cli.fail import fail
 from cli.inspect import opened_bundle
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from bundle.manifest import Manifest
+    from router.protocol import Router
 
 
 def route(
@@ -33,9 +37,10 @@ def route(
     except BundleError as error:
         fail(str(error))
     asked = texts or [line.rstrip("\n") for line in sys.stdin]
+    probabilities, who = _answers(opened.manifest, router, asked)
     rows = [
-        _decision(opened.manifest, text, row.tolist())
-        for text, row in zip(asked, router.probabilities(asked), strict=True)
+        _decision(opened.manifest, text, row.tolist(), by)
+        for text, row, by in zip(asked, probabilities, who, strict=True)
     ]
     if as_json:
         import json
@@ -45,7 +50,18 @@ def route(
         _print_table(rows, router.labels)
 
 
-def _decision(manifest: Manifest, text: str, probabilities: list[float]) -> dict[str, Any]:
+def _answers(manifest: Manifest, router: Router, texts: list[str]) -> tuple[NDArray[np.float32], list[str]]:
+    """Return the probabilities, and which part of the router gave each text's: its cascade, or the whole of it."""
+    from router.cascade import CascadeRouter
+
+    kind = manifest.router.kind
+    if not isinstance(router, CascadeRouter):
+        return router.probabilities(texts), [kind] * len(texts)
+    probabilities, sure = router.answered(texts)
+    return probabilities, ["cascade" if by_cascade else kind for by_cascade in sure]
+
+
+def _decision(manifest: Manifest, text: str, probabilities: list[float], by: str) -> dict[str, Any]:
     confidence = max(probabilities)
     threshold = manifest.calibration.threshold
     low = threshold is not None and confidence < threshold
@@ -53,6 +69,8 @@ def _decision(manifest: Manifest, text: str, probabilities: list[float]) -> dict
         "text": text,
         "expert": manifest.fallback.name if low else manifest.label_order[probabilities.index(confidence)],
         "confidence": confidence,
+        "by": by,
+        "precision": manifest.router.precision,
         "probabilities": dict(zip(manifest.label_order, probabilities, strict=True)),
     }
 
@@ -66,8 +84,9 @@ def _print_table(rows: list[dict[str, Any]], labels: tuple[str, ...]) -> None:
     table.add_column("text", overflow="ellipsis", no_wrap=True, ratio=1)
     # As wide as its longest name: what the command is asked for must never be cut.
     table.add_column("expert", min_width=max(map(len, (*labels, "fallback"))), no_wrap=True, style="bold")
+    table.add_column("by", no_wrap=True)
     table.add_column("probabilities, in label order", justify="right")
     for row in rows:
         shown = " ".join(f"{probability:.3f}" for probability in row["probabilities"].values())
-        table.add_row(escape(row["text"].replace("\n", " ")), escape(row["expert"]), shown)
+        table.add_row(escape(row["text"].replace("\n", " ")), escape(row["expert"]), row["by"], shown)
     Console().print(table)

@@ -43,6 +43,13 @@ def train(
             help="Disk for gradients, e.g. 100GB: decides whether they are kept (clusters.disk_budget_mb)."
         ),
     ] = None,
+    target_agreement: Annotated[
+        float | None,
+        typer.Option(
+            help="Let the fallback answer where the router would agree less often than this, e.g. 0.99 "
+            "(router.target_agreement)."
+        ),
+    ] = None,
     help_recipe: Annotated[
         bool,
         typer.Option(
@@ -65,9 +72,14 @@ def train(
             typer.echo(f"{key} = {value}  ({tag}) {why}")
         return
 
-    named: dict[str, Any] = {"data.files": data, "base.model": base_model, "output": output}
+    named: dict[str, Any] = {
+        "data.files": data,
+        "base.model": base_model,
+        "output": output,
+        "router.target_agreement": target_agreement,
+    }
     try:
-        given = {key: value for key, value in named.items() if value}
+        given = {key: value for key, value in named.items() if value not in (None, [], "")}
         given |= budgets(memory_budget, disk_budget)
         resolved = read_recipe(recipe, given, settings or [])
         # Only now what takes seconds to import: a wrong recipe is told at once.

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from router.hashed_words import hashed_words
+from bundle.errors import BundleError
+from router.hashed_words import BUCKETS, hashed_words
 from router.head_file import read_head
 from router.protocol import Router
 from router.softmax import softmax
 
-CASCADE_FILE = "cascade.safetensors"
 CHARACTERS_PER_TOKEN = 4
 """Characters that the linear model reads for each token that the encoder may read: about as much text."""
 
@@ -33,12 +33,15 @@ class HashedWordsModel:
             BundleError: it can't be read, or is of other experts.
 
         """
-        tensors, _ = read_head(path, shown, labels)
+        tensors, _ = read_head(path, shown, labels, ("W", "b", "calibration"))
+        columns = tensors["W"].shape[1]
+        if columns != BUCKETS:
+            raise BundleError(
+                shown, "W", f"it has {columns} columns, not {BUCKETS}", "Train the bundle again"
+            )
         self._columns = np.ascontiguousarray(tensors["W"].T)  # [buckets, K]: a word's scores lie together
         self._bias = tensors["b"]
-        self._scale, self._shift, self._temperature = (
-            float(value) for value in tensors["calibration"]
-        )
+        self._scale, self._shift, self._temperature = (float(value) for value in tensors["calibration"])
         self._characters = max_tokens * CHARACTERS_PER_TOKEN
 
     def scores(self, texts: Sequence[str]) -> NDArray[np.float32]:

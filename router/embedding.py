@@ -37,7 +37,7 @@ class EmbeddingRouter:
         self.labels = labels
         self._temperature = temperature
         self._means = read_head(head, shown, labels)[0]["W"]
-        self._graph = EncoderGraph(folder, "embedding", self._means.shape[1], max_tokens, threads, keeps)
+        self._graph = EncoderGraph(folder, "text_embedding", self._means.shape[1], max_tokens, threads, keeps)
 
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return `[n, K]`; each row sums to one and depends on its own text only."""

@@ -19,7 +19,7 @@ TOKENIZER_FILE = "tokenizer.json"
 
 
 class EncoderGraph:
-    """Texts to one output of the graph: `logits` of a semantic router, `embedding` of any."""
+    """Texts to one output of the graph: `logits` of a semantic router, `text_embedding` of any."""
 
     def __init__(
         self, folder: Path, output: str, width: int, max_tokens: int, threads: int, keeps: Kept

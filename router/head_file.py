@@ -12,10 +12,12 @@ from safetensors import SafetensorError, safe_open
 from bundle.errors import BundleError
 
 
-def read_head(path: Path, shown: str, labels: tuple[str, ...]) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]:
+def read_head(
+    path: Path, shown: str, labels: tuple[str, ...], needed: tuple[str, ...] = ("W",)
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]:
     """Return the tensors and the metadata of a file whose `W` has a row for each of `labels`.
 
-    `shown` is what a user knows the file as.
+    `shown` is what a user knows the file as, `needed` what must be in it.
 
     Raises:
         BundleError: it can't be read, or is of other experts.
@@ -23,7 +25,7 @@ def read_head(path: Path, shown: str, labels: tuple[str, ...]) -> tuple[dict[str
     """
     try:
         with safe_open(path, framework="np") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            tensors = {name: file.get_tensor(name) for name in needed}
             metadata = dict(file.metadata() or {})
         rows = len(tensors["W"])
         named = tuple(json.loads(metadata.get("labels", "[]")))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bundle.errors import BundleError
-from bundle.manifest import MANIFEST_FILE, ROUTER_FOLDER, RouterKind
-from bundle.read import ROUTER_HEAD, Bundle
+from bundle.manifest import MANIFEST_FILE, OTHER_ROUTERS_FOLDER, RouterKind
+from bundle.read import ROUTER_CASCADE, ROUTER_HEAD, Bundle
+from router.head_file import read_head
 from router.protocol import Router
 
 
@@ -20,15 +21,30 @@ def load_router(bundle: Bundle, threads: int = 1) -> Router:
     router = _open(bundle, record.kind, ROUTER_HEAD, temperature, threads)
     if record.cascade is None:
         return router
-    from router.cascade import CASCADE_FILE, CascadeRouter, HashedWordsModel
+    from router.cascade import CascadeRouter, HashedWordsModel
 
-    model = HashedWordsModel(
-        bundle.router_folder / CASCADE_FILE,
-        f"{ROUTER_FOLDER}/{CASCADE_FILE}",
-        manifest.label_order,
-        manifest.routed_text.max_tokens,
-    )
+    path, tokens = bundle.folder / ROUTER_CASCADE, manifest.routed_text.max_tokens
+    model = HashedWordsModel(path, ROUTER_CASCADE, manifest.label_order, tokens)
     return CascadeRouter(model, router, record.cascade.threshold)
+
+
+def load_other_router(bundle: Bundle, kind: RouterKind, threads: int = 1) -> Router:
+    """Return a router of this kind, for comparison: of the kind that is served the one that is, without its cascade.
+
+    Raises:
+        BundleError: the bundle holds no such router, or its files can't be used.
+
+    """
+    manifest = bundle.manifest
+    if kind == manifest.router.kind:
+        return _open(bundle, kind, ROUTER_HEAD, manifest.calibration.temperature, threads)
+    head = f"{OTHER_ROUTERS_FOLDER}/{kind}.safetensors"
+    if head not in manifest.files or (kind != "keyword" and manifest.router.encoder is None):
+        raise BundleError(
+            head, "", f"the bundle holds no {kind!r} router", "Train it with router.kind=semantic"
+        )
+    _, metadata = read_head(bundle.folder / head, head, manifest.label_order)
+    return _open(bundle, kind, head, float(metadata["temperature"]), threads)
 
 
 def _open(bundle: Bundle, kind: RouterKind, head: str, temperature: float, threads: int) -> Router:

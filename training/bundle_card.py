@@ -33,13 +33,16 @@ def write_card(path: Path, manifest: Manifest, base_folder: Path, data: Sequence
         keep_trailing_newline=True,
     )
     environment.filters |= {"cell": _cell, "percent": _percent}
+    trained = manifest.fallback.kind in ("warmup", "everything")
     text = environment.get_template(_TEMPLATE).render(
         front_matter=_front_matter(manifest, local_base, base_folder, data).to_yaml(),
         manifest=manifest,
         local_base=local_base,
-        trained=manifest.fallback.kind in ("warmup", "everything"),
+        trained=trained,
         data=[Path(name).name if is_file_name(name) else name for name in data],
         interval=_interval(manifest.calibration),
+        held_out=trained,
+        held_out_texts=manifest.recipe.get("data", {}).get("held_out_texts", False),
     )
     path.write_text(text, encoding="utf-8")
 
@@ -63,7 +66,8 @@ def _front_matter(
 
 def _license(manifest: Manifest) -> dict[str, Any]:
     """Return a licence only if all that is inside or was learned from has that one; the card lists them."""
-    stated = {manifest.base.license, manifest.router.encoder_license, *(manifest.data_licenses or (None,))}
+    encoder = {manifest.router.encoder_license} if manifest.router.encoder else set()
+    stated = {manifest.base.license, *encoder, *(manifest.data_licenses or (None,))}
     only = stated.pop() if len(stated) == 1 else None
     return {"license": only} if only else {"license": "other", "license_name": "see-the-card"}
 

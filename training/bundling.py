@@ -23,6 +23,7 @@ from bundle.manifest import (
     FALLBACK_FOLDER,
     FALLBACK_NAME,
     HELD_OUT_FILE,
+    OTHER_ROUTERS_FOLDER,
     ROUTER_FOLDER,
     Calibration,
     ExpertRecord,
@@ -70,6 +71,8 @@ class Report:
     content: dict[str, Any]
     assignments: Path
     held_out: pa.Table
+    other_routers: Path
+    """Heads of the kinds of router that are not served."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ def write_bundle(final: Path, parts: Parts, narrator: Narrator) -> Bundle:
             write_report(folder / "report", parts.report.content)
             shutil.copy(parts.report.assignments, folder / "report" / "assignments.parquet")
             pq.write_table(parts.report.held_out, folder / HELD_OUT_FILE)
+            shutil.copytree(parts.report.other_routers, folder / OTHER_ROUTERS_FOLDER)
         manifest = _manifest(folder, parts)
         write_card(folder / CARD_FILE, manifest, parts.base.folder, parts.data)
         return writer.finish(lambda files: manifest.model_copy(update={"files": files}))

@@ -27,6 +27,7 @@ MOST_LOST = 0.002
 """Of the agreement with the labels, against the encoder alone."""
 _PENALTY = 0.1  # Ridge's alpha, on rows of length one
 _FOLDS = 5
+_MOST_CONFIDENT = 1 - 1e-9  # a margin can round it to 1, which would be no threshold
 
 Scores = NDArray[np.float32]
 
@@ -44,6 +45,10 @@ class Cascade:
     """None: it can't be shown to agree often enough."""
     own_scores: Scores
     """Of the rows that the threshold was chosen on `[m, K]`, each by a model that had not seen it."""
+
+    def scores(self, words: Sequence[NDArray[np.uint32]]) -> Scores:
+        """As the served model's, of texts' hashed words: `[n, K]`."""
+        return scores_of(words, self.columns, self.bias)
 
     def confidence(self, scores: Scores) -> NDArray[np.float64]:
         """As the served model's."""
@@ -100,6 +105,8 @@ def fit_cascade(
     scale, shift = _confidence(margin, agrees)
     confidence = 1 / (1 + np.exp(-(scale * margin + shift)))
     threshold = surest_share(confidence, agrees, AGREES) if scale > 0 else None
+    if threshold is not None:
+        threshold = min(threshold, _MOST_CONFIDENT)
     sure = np.ones(len(own), dtype=bool) if threshold is None else confidence >= threshold
     temperature = fit_temperature(own[sure], labels[sure])
     return Cascade(columns, bias, scale, shift, temperature, threshold, own)

@@ -28,9 +28,10 @@ from training.plan import Plan
 from training.planning import plan_clusters
 from training.progress import Narrator
 from training.recipe import Recipe
+from training.router_making import OTHERS
 from training.stage_one import warm_up
 from training.stage_store import StageResult, StageStore
-from training.stage_three import expert_name, train_experts, train_router
+from training.stage_three import expert_name, train_experts, train_fallback, train_router
 from training.stage_two import (
     ASSIGNMENTS,
     assign_rows,
@@ -71,9 +72,10 @@ def train(recipe: Recipe, narrator: Narrator) -> Bundle:
         assignment = read_assignment(clusters.assigned)
         held_out = label_held_out(inputs, store, warmup, clusters.centroids, clusters.assigned, assignment)
         experts = train_experts(inputs, store, warmup, clusters.assigned, assignment)
+        fallback = train_fallback(inputs, store, warmup)
         router = train_router(inputs, store, clusters.assigned, assignment, held_out)
         if world.is_first:
-            _finish(inputs, store, warmup, clusters, assignment, held_out, experts, router)
+            _finish(inputs, store, warmup, clusters, assignment, held_out, experts, fallback, router)
         world.gather(None)
         return read_bundle(recipe.output / "bundle")
 
@@ -110,6 +112,7 @@ def _finish(
     assignment: Assignment,
     held_out: HeldOut,
     experts: Sequence[StageResult],
+    fallback: StageResult | None,
     router: StageResult,
 ) -> None:
     start, centroids, assigned = clusters.start, clusters.centroids, clusters.assigned
@@ -167,7 +170,7 @@ def _finish(
             Expert(expert_name(label), expert.folder, assigned.facts["rows"][label], share, terms[label])
             for label, (expert, share) in enumerate(zip(experts, assigned.facts["share"], strict=True))
         ],
-        fallback=Fallback("warmup", adapter=warmup.folder),
+        fallback=Fallback(recipe.fallback.train, adapter=(fallback or warmup).folder),
         router_folder=router.folder / "router",
         router=RouterRecord.model_validate(router.facts["router"]),
         routed_text=RoutedText(
@@ -177,7 +180,9 @@ def _finish(
         data=recipe.data.files,
         data_licenses=recipe.data.licenses,
         recipe=recipe.model_dump(mode="json"),
-        report=Report(report, assigned.folder / ASSIGNMENTS, held_out_table(inputs, held_out)),
+        report=Report(
+            report, assigned.folder / ASSIGNMENTS, held_out_table(inputs, held_out), router.folder / OTHERS
+        ),
     )
     write_bundle(final, parts, store.narrator)
 

@@ -58,6 +58,9 @@ def write_router(
 
 
 class _Graph(torch.nn.Module):
+    W: torch.Tensor
+    b: torch.Tensor
+
     def __init__(self, encoder: Encoder, head: Head) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(encoder.model).cpu()
@@ -79,7 +82,7 @@ def _write_graph(path: Path, encoder: Encoder, head: Head, max_tokens: int) -> N
             _Graph(encoder, head).eval(),
             (ids, torch.ones_like(ids)),
             input_names=["input_ids", "attention_mask"],
-            output_names=["logits", "embedding"],
+            output_names=["logits", "text_embedding"],
             dynamic_shapes=({0: batch, 1: length}, {0: batch, 1: length}),
             dynamo=True,
             verbose=False,

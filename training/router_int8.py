@@ -68,4 +68,3 @@ def check_decisions(before: NDArray[np.floating], after: NDArray[np.floating]) -
     """Compare the decisions of scores `[n, K]` in float32 with those in int8."""
     same = before.argmax(axis=1) == after.argmax(axis=1)
     return Int8Check(float(same.mean()), len(same))
-

@@ -111,7 +111,9 @@ def coverage_curve(probabilities: Probabilities, labels: Labels) -> list[dict[st
     ]
 
 
-def coverage_at(probabilities: Probabilities, labels: Labels, targets: Sequence[float] = _TARGETS) -> list[dict[str, Any]]:
+def coverage_at(
+    probabilities: Probabilities, labels: Labels, targets: Sequence[float] = _TARGETS
+) -> list[dict[str, Any]]:
     """Return, for each target agreement, the share of rows that can be routed at it; None: the rows can't show it."""
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     found = []

@@ -55,6 +55,23 @@ def _expert(
     return Stage(expert_name(label), title, depends_on), work
 
 
+def train_fallback(inputs: Inputs, store: StageStore, warmup: StageResult) -> StageResult | None:
+    """Train an adapter on all training rows as an expert is on its own, if the recipe wants it for the fallback."""
+    recipe = inputs.recipe
+    if recipe.fallback.train == "warmup":
+        return None
+    schedule = Schedule(recipe.experts.epochs, recipe.experts.learning_rate, recipe.experts.batch_rows)
+    rows = inputs.pick(inputs.split.train)
+
+    def work(folder: Path) -> dict[str, Any]:
+        model = load_adapter(inputs.base, warmup.folder, trainable=True)
+        return asdict(tune(inputs, store, model, rows, schedule, folder))
+
+    depends_on = {"warmup": warmup.digest, "experts": recipe.experts.model_dump()}
+    title = f"Stage III: the fallback, on all {len(rows):,} rows"
+    return store.deal_out([(Stage("fallback", title, depends_on), work)])[0]
+
+
 def train_router(
     inputs: Inputs,
     store: StageStore,

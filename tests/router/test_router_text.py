@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from bundle.manifest import RoutedTextRule
 from router.chat_template import ChatTemplate
 from router.text import PromptReader, routed_text
+from training.rows import Row, parse_row
 
 INSTRUCTION = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}### Instruction:\n{{ m['content'] }}\n\n"
@@ -49,6 +51,7 @@ TEMPLATES = {
     "gemma": (GEMMA, "<bos>", "<eos>"),
     "parts": (PARTS, "<s>", "<|endoftext|>"),
 }
+ANSWER = {"role": "assistant", "content": "Because."}
 ASKED = "Sort these:\n\n1. pear\n2. fig"
 
 
@@ -85,6 +88,29 @@ def test_the_last_user_turn(messages: list[dict[str, Any]], expected: str) -> No
     assert routed_text(messages, "last_user") == expected
 
 
+_RULES: tuple[tuple[RoutedTextRule, str], ...] = (
+    ("last_user", "last\nlook"),
+    ("first_user", "first"),
+    ("all_user", "first\nlast\nlook"),
+)
+
+
+@pytest.mark.parametrize(("rule", "expected"), _RULES)
+def test_the_other_rules_pass_over_the_same_turns(rule: RoutedTextRule, expected: str) -> None:
+    image = {"type": "image_url", "image_url": {"url": "x"}}
+    texts = [{"type": "text", "text": "last"}, image, {"type": "input_text", "text": "look"}]
+    messages = [
+        {"role": "system", "content": "never"},
+        user([{"type": "tool_result", "content": "nor this"}]),
+        user("first"),
+        {"role": "assistant", "content": "nor this"},
+        user(texts),
+        user([{"type": "tool_result", "content": "nor this"}]),
+    ]
+    assert routed_text(messages, rule) == expected
+    assert routed_text(messages[:1], rule) == ""
+
+
 def test_an_unknown_rule_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown rule 'first'"):
         routed_text([user("a")], "first")  # type: ignore[arg-type]
@@ -114,6 +140,44 @@ def test_a_templated_prompt_is_read_as_its_last_user_turn(
 ) -> None:
     reader = PromptReader(*TEMPLATES[name])
     assert reader.user_turn(rendered(name, turns, generation)) == turns[-1][1]
+
+
+LONG = [
+    ("user", "Hi there"),
+    ("assistant", "Hello."),
+    ("user", ASKED),
+    ("assistant", "No."),
+    ("user", "Why?"),
+]
+
+
+@pytest.mark.parametrize("rule", get_args(RoutedTextRule))
+@pytest.mark.parametrize("system", [[], [("system", "Speak like a pirate.")]])
+@pytest.mark.parametrize("generation", [True, False])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_templated_prompt_a_request_and_a_row_are_read_alike(
+    name: str, generation: bool, system: list[tuple[str, str]], rule: RoutedTextRule
+) -> None:
+    if system and name == "gemma":
+        system = []  # its template has none
+    messages = conversation(name, [*system, *LONG])
+    asked = routed_text(messages, rule)
+    assert (
+        asked == {"last_user": "Why?", "first_user": "Hi there", "all_user": f"Hi there\n{ASKED}\nWhy?"}[rule]
+    )
+    assert (
+        PromptReader(*TEMPLATES[name]).user_turn(rendered(name, [*system, *LONG], generation), rule) == asked
+    )
+    record = {"messages": [*({"role": role, "content": text} for role, text in [*system, *LONG]), ANSWER]}
+    row = parse_row("a row", record)
+    assert isinstance(row, Row)
+    assert routed_text(row.prompt, rule) == asked
+
+
+@pytest.mark.parametrize("rule", get_args(RoutedTextRule))
+def test_a_prompt_that_ends_inside_a_turn_is_taken_as_it_is(rule: RoutedTextRule) -> None:
+    prompt = rendered("chatml", SEVERAL) + "<|im_start|>user\nand then"
+    assert PromptReader(*TEMPLATES["chatml"]).user_turn(prompt, rule) == prompt
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -37,9 +37,13 @@ def by_transformers(exported: Exported, text: str, max_tokens: int, temperature:
     """The reference, one text at a time, with none of our tokenisation, pooling or export."""
     tokenizer = AutoTokenizer.from_pretrained(exported.encoder.folder)
     model = AutoModel.from_pretrained(exported.encoder.folder, dtype=torch.float32).eval()
-    inputs = tokenizer(text, truncation=True, max_length=max_tokens, return_tensors="pt")
+    words = tokenizer(text, add_special_tokens=False)["input_ids"]
+    room = max_tokens - 2
+    if len(words) > room:
+        words = words[: room // 2 + room % 2] + words[len(words) - room // 2 :]
+    ids = torch.tensor([[tokenizer.cls_token_id, *words, tokenizer.sep_token_id]])
     with torch.no_grad():
-        hidden = model(**inputs).last_hidden_state[0].mean(dim=0)
+        hidden = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0].mean(dim=0)
         logits = torch.from_numpy(exported.head.W) @ hidden + torch.from_numpy(exported.head.b)
     return torch.softmax(logits.double() / temperature, dim=0).tolist()
 
@@ -67,13 +71,17 @@ def test_rows_sum_to_one_and_no_texts_are_legal(exported: Exported) -> None:
     assert exported.router.probabilities([]).shape == (0, 4)
 
 
-def test_text_beyond_max_tokens_is_cut_and_the_closing_token_kept(exported: Exported) -> None:
-    long = "mouse " * 200
+def test_of_text_beyond_max_tokens_head_and_tail_are_read(exported: Exported) -> None:
+    long = "cat " + "mouse " * 200 + "dog"
     shorter = SemanticRouter(exported.folder, exported.router.labels, 16, 1.0)
     assert shorter.probabilities([long])[0].tolist() == pytest.approx(
         by_transformers(exported, long, 16, 1.0), abs=1e-4
     )
-    assert np.array_equal(shorter.probabilities([long]), shorter.probabilities([long + "and a cat"]))
+    middle = long.replace("mouse mouse mouse mouse", "mouse a mouse", 20)
+    assert np.array_equal(shorter.probabilities([long]), shorter.probabilities([middle]))
+    assert not np.array_equal(shorter.probabilities([long]), shorter.probabilities([long + " and a cat"]))
+    head = SemanticRouter(exported.folder, exported.router.labels, 16, 1.0, keeps="head")
+    assert np.array_equal(head.probabilities([long]), head.probabilities([long + " and a cat"]))
 
 
 def test_temperature_flattens_and_keeps_the_order(exported: Exported) -> None:
