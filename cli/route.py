@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from router.protocol import Router
 
 
+_BORDERS = 13  # of four columns
+_LEAST_TEXT = 12
+
+
 def route(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle, or of the run that wrote it.")],
     texts: Annotated[
@@ -80,13 +84,17 @@ def _print_table(rows: list[dict[str, Any]], labels: tuple[str, ...]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table()
-    table.add_column("text", overflow="ellipsis", no_wrap=True, ratio=1)
-    # As wide as its longest name: what the command is asked for must never be cut.
-    table.add_column("expert", min_width=max(map(len, (*labels, "fallback"))), no_wrap=True, style="bold")
-    table.add_column("by", no_wrap=True)
-    table.add_column("probabilities, in label order", justify="right")
+    # As wide as the longest name: what the command is asked for must never be cut. The text gets what is left.
+    expert = max(map(len, (*labels, "fallback")))
+    by = max((len(row["by"]) for row in rows), default=0)
+    shares = 6 * len(labels) - 1
+    console, table = Console(), Table()
+    room = console.width - expert - by - shares - _BORDERS
+    table.add_column("text", overflow="ellipsis", no_wrap=True, max_width=max(room, _LEAST_TEXT))
+    table.add_column("expert", min_width=expert, no_wrap=True, style="bold")
+    table.add_column("by", min_width=by, no_wrap=True)
+    table.add_column("probabilities, in label order", justify="right", min_width=shares, max_width=shares)
     for row in rows:
         shown = " ".join(f"{probability:.3f}" for probability in row["probabilities"].values())
         table.add_row(escape(row["text"].replace("\n", " ")), escape(row["expert"]), row["by"], shown)
-    Console().print(table)
+    console.print(table)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,50 +11,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle.manifest import Calibration, CascadeRecord, RouterKind, RouterRecord
+from bundle.manifest import Calibration, RouterKind, RouterRecord
 from bundle.read import ROUTER_CASCADE, ROUTER_HEAD
 from router.embedding import cosines
 from router.encoder_graph import MODEL_FILE, EncoderGraph
 from router.keyword import shared_words
 from router.softmax import softmax
-from training.cascade_fit import AGREES, MOST_LOST, USEFUL_SHARE, Cascade, fit_cascade, words_of
+from training.cascade_fit import Cascade, Scores, fit_cascade, words_of
+from training.cascade_judgement import judge_cascade
 from training.encoder import Encoder
 from training.progress import Narrator
 from training.recipe import RouterSection
+from training.routed_rows import JudgedRows, RoutedRows
+from training.router_calibration import calibrate_router
 from training.router_export import write_router
 from training.router_head import Head, fit_head, fit_temperature
 from training.router_heads import keywords, mean_embeddings, write_head
 from training.router_int8 import KEPT_DECISIONS, Int8Check, check_decisions, quantise
-from training.router_quality import (
-    confidence_shares,
-    coverage_at,
-    coverage_curve,
-    quality,
-    surest_share,
-)
+from training.router_quality import coverage_at, coverage_curve, quality
 
 OTHERS = "others"
 """Folder, beside the router's, of the heads of the kinds that are not served: Table 3 compares them."""
 _SAMPLES = 16
-
-Scores = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class RoutedRows:
-    """Rows to learn from: what the router reads of each, and its label [N]."""
-
-    texts: Sequence[str]
-    labels: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class JudgedRows:
-    """Held-out rows: as `RoutedRows`, and which of them [n] temperature and thresholds may be fitted on."""
-
-    texts: Sequence[str]
-    labels: NDArray[np.int64]
-    fitted: NDArray[np.bool_]
+_LOOK_ROWS = 500  # held-out rows between two looks at whether int8 has lost already
 
 
 @dataclass(frozen=True)
@@ -99,7 +77,7 @@ def make_router(
     if section.kind != "keyword":
         write_router(folder, encoder, head, names, held_out.texts[:_SAMPLES], section.max_tokens)
         if section.precision == "auto":
-            scores, check = _int8(folder, served, section, held_out, len(names))
+            scores, check = _int8(folder, served, section, held_out)
             narrator.say(_said_of_int8(check))
         if section.cascade == "auto" and len(names) > 1:
             known_scores = _scores_of(section.kind, known, served.tensors)
@@ -117,11 +95,11 @@ def make_router(
         if kind != section.kind:
             said = each.metadata | {"temperature": repr(temperatures[kind])}
             write_head(folder.parent / OTHERS / f"{kind}.safetensors", each.tensors, names, said)
-    record = _judged_cascade(cascade, held_out, scores, temperature, section, narrator)
-    if cascade is not None and record.used is not None:
+    judged = judge_cascade(cascade, held_out, scores, section.max_tokens, narrator)
+    if cascade is not None and judged.used is not None:
         cascade.write(folder / Path(ROUTER_CASCADE).name, names)
-    probabilities = _served(cascade if record.used else None, record.scores, scores, temperature, held_out)
-    calibration = _calibration(probabilities, temperature, held_out, section, len(names), narrator)
+    probabilities = _served(cascade if judged.used else None, judged.scores, scores, temperature, held_out)
+    calibration = calibrate_router(probabilities, temperature, held_out, section.target_agreement, narrator)
     narrator.say(
         f"    agrees with the clusters on {calibration.agreement:.1%} of {calibration.held_out_rows:,} held-out rows"
     )
@@ -135,7 +113,7 @@ def make_router(
         "curve": coverage_curve(probabilities[others], held_out.labels[others]),
         "coverage_at": coverage_at(probabilities[others], held_out.labels[others]),
         "int8": check.summary() if check else None,
-        "cascade_found": record.found,
+        "cascade_found": judged.found,
     }
     encodes = section.kind != "keyword"
     made = RouterRecord(
@@ -145,7 +123,7 @@ def make_router(
         encoder_license=encoder.license if encodes else None,
         hidden=served.tensors["W"].shape[1],
         precision="int8" if check and check.kept else "float32",
-        cascade=record.used,
+        cascade=judged.used,
     )
     return MadeRouter(made, calibration, found)
 
@@ -188,7 +166,7 @@ def _scores_of(
 
 
 def _int8(
-    folder: Path, served: _Kind, section: RouterSection, held_out: JudgedRows, k: int
+    folder: Path, served: _Kind, section: RouterSection, held_out: JudgedRows
 ) -> tuple[Scores, Int8Check]:
     """Quantise the graph; leave it in the folder and return its scores if it decides as before, else the old ones."""
     graph, smaller = folder / MODEL_FILE, folder / "int8"
@@ -198,8 +176,14 @@ def _int8(
         shutil.copy(tokenizer, smaller)
     width = served.tensors["W"].shape[1]
     runner = EncoderGraph(smaller, "text_embedding", width, section.max_tokens, 1, "head_and_tail")
-    scores = _scores_of(section.kind, runner.run(held_out.texts), served.tensors)
-    check = check_decisions(served.scores, scores)
+    scores = np.zeros_like(served.scores)
+    most_changed = (1 - KEPT_DECISIONS) * len(scores)
+    for start in range(0, len(scores), _LOOK_ROWS):
+        end = min(start + _LOOK_ROWS, len(scores))
+        scores[start:end] = _scores_of(section.kind, runner.run(held_out.texts[start:end]), served.tensors)
+        check = check_decisions(served.scores[:end], scores[:end])
+        if (1 - check.unchanged) * check.rows > most_changed:
+            break  # whatever the others are
     del runner
     if check.kept:
         (smaller / MODEL_FILE).replace(graph)
@@ -233,72 +217,6 @@ def _cascade(
     )
 
 
-@dataclass(frozen=True)
-class _JudgedCascade:
-    used: CascadeRecord | None
-    found: dict[str, Any] | None
-    scores: Scores | None
-    """Of all held-out rows [n, K], none by a model that was fitted to its row."""
-
-
-def _judged_cascade(
-    cascade: Cascade | None,
-    held_out: JudgedRows,
-    scores: Scores,
-    temperature: float,
-    section: RouterSection,
-    narrator: Narrator,
-) -> _JudgedCascade:
-    """Say on the rows that chose nothing what the cascade is worth, and whether it is."""
-    if cascade is None:
-        return _JudgedCascade(None, None, None)
-    others = ~held_out.fitted
-    own = np.zeros_like(scores)
-    own[held_out.fitted] = cascade.own_scores
-    own[others] = cascade.scores(
-        words_of([held_out.texts[place] for place in np.flatnonzero(others)], section.max_tokens)
-    )
-    sure = cascade.answers(own[others])
-    encoder, linear, labels = scores[others].argmax(1), own[others].argmax(1), held_out.labels[others]
-    same = linear == encoder
-    share = float(sure.mean())
-    agreement = float(same[sure].mean()) if sure.any() else 0.0
-    lost = float((encoder == labels).mean() - (np.where(sure, linear, encoder) == labels).mean())
-    reason = _why_not(cascade, share, lost)
-    confidence = cascade.confidence(own[others])
-    order = np.argsort(-confidence, kind="stable")
-    curve = [
-        {"share": count / len(order), "agreement": float(same[order[:count]].mean())}
-        for count in (max(1, round(tenth * len(order) / 10)) for tenth in range(1, 11))
-    ]
-    found = {"share": share, "agreement": agreement, "lost": lost, "reason": reason, "curve": curve}
-    if reason:
-        narrator.say(f"    no cascade: {reason}")
-        return _JudgedCascade(None, found, None)
-    narrator.say(
-        f"    the cascade answers {share:.1%} and says what the encoder says on {agreement:.2%} of them; it costs "
-        f"{100 * lost:.2f} points of agreement with the clusters"
-    )
-    assert cascade.threshold is not None
-    used = CascadeRecord(
-        threshold=cascade.threshold, share=share, agreement=agreement, rows=int(others.sum())
-    )
-    return _JudgedCascade(used, found, own)
-
-
-def _why_not(cascade: Cascade, share: float, lost: float) -> str | None:
-    if cascade.threshold is None:
-        return (
-            f"the {len(cascade.own_scores):,} held-out rows for it don't show {AGREES:.1%} agreement with the encoder "
-            "at any confidence"
-        )
-    if share < USEFUL_SHARE:
-        return f"it would answer only {share:.1%} of the rows, less than {USEFUL_SHARE:.0%}"
-    if lost > MOST_LOST:
-        return f"it would cost {100 * lost:.2f} points of agreement with the clusters, more than {100 * MOST_LOST:.1f}"
-    return None
-
-
 def _served(
     cascade: Cascade | None, own: Scores | None, scores: Scores, temperature: float, held_out: JudgedRows
 ) -> NDArray[np.float32]:
@@ -308,58 +226,3 @@ def _served(
         sure = cascade.answers(own)
         probabilities[sure] = softmax(own[sure], cascade.temperature)
     return probabilities
-
-
-def _calibration(
-    probabilities: NDArray[np.float32],
-    temperature: float,
-    held_out: JudgedRows,
-    section: RouterSection,
-    k: int,
-    narrator: Narrator,
-) -> Calibration:
-    others = ~held_out.fitted
-    judged, labels = probabilities[others], held_out.labels[others]
-    measured = quality(judged, labels)
-    shares = np.bincount(judged.argmax(1), minlength=k) / len(judged)
-    return Calibration(
-        temperature=temperature,
-        held_out_rows=len(judged),
-        fitted_rows=int(held_out.fitted.sum()),
-        agreement=measured.agreement,
-        macro_f1=measured.macro_f1,
-        ece=measured.ece,
-        confidence=confidence_shares(judged.max(1)),
-        shares=tuple(float(share) for share in shares),
-        **_abstention(probabilities, held_out, section.target_agreement, narrator),
-    )
-
-
-def _abstention(
-    probabilities: NDArray[np.float32], held_out: JudgedRows, target: float | None, narrator: Narrator
-) -> dict[str, float | None]:
-    """Choose the threshold below which the fallback answers, and say what it costs."""
-    if target is None:
-        return {}
-    confidence = probabilities.max(1)
-    right = probabilities.argmax(1) == held_out.labels
-    fitted, others = held_out.fitted, ~held_out.fitted
-    threshold = surest_share(confidence[fitted], right[fitted], target)
-    if threshold is None:
-        narrator.warn(
-            f"router.target_agreement = {target:g}: {int(fitted.sum()):,} held-out rows don't show it at any "
-            "confidence, so the router never abstains. Give more rows with data.held_out, or a lower target"
-        )
-        return {"target_agreement": target}
-    covered = confidence[others] >= threshold
-    found = {
-        "threshold": threshold,
-        "target_agreement": target,
-        "coverage": float(covered.mean()),
-        "covered_agreement": float(right[others][covered].mean()) if covered.any() else None,
-    }
-    narrator.say(
-        f"    below a confidence of {threshold:.3f} the fallback answers: {found['coverage']:.1%} are routed, and "
-        f"{found['covered_agreement'] or 0:.2%} of those agree"
-    )
-    return found

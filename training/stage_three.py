@@ -10,7 +10,8 @@ from training.assignment import Assignment
 from training.finetune import Schedule, load_adapter
 from training.held_out import HeldOut
 from training.inputs import Inputs
-from training.router_making import JudgedRows, RoutedRows, make_router
+from training.routed_rows import JudgedRows, RoutedRows
+from training.router_making import make_router
 from training.stage_store import Stage, StageResult, StageStore, Work
 from training.tuning import tune
 

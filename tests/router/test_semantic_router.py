@@ -77,7 +77,7 @@ def test_of_text_beyond_max_tokens_head_and_tail_are_read(exported: Exported) ->
     assert shorter.probabilities([long])[0].tolist() == pytest.approx(
         by_transformers(exported, long, 16, 1.0), abs=1e-4
     )
-    middle = long.replace("mouse mouse mouse mouse", "mouse a mouse", 20)
+    middle = "cat " + "mouse " * 90 + "a story of zebras " + "mouse " * 90 + "dog"
     assert np.array_equal(shorter.probabilities([long]), shorter.probabilities([middle]))
     assert not np.array_equal(shorter.probabilities([long]), shorter.probabilities([long + " and a cat"]))
     head = SemanticRouter(exported.folder, exported.router.labels, 16, 1.0, keeps="head")

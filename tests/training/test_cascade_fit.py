@@ -44,7 +44,7 @@ def test_where_it_answers_it_says_what_the_encoder_says() -> None:
     fresh = _texts(2000, 3)
     scores = cascade.scores(words_of(fresh, TOKENS))
     sure = cascade.answers(scores)
-    assert sure.mean() > 0.5
+    assert sure.mean() > 0.3
     assert (scores.argmax(1) == _encoder(fresh).argmax(1))[sure].mean() >= AGREES
     assert (scores.argmax(1) == _encoder(fresh).argmax(1))[~sure].mean() < AGREES
 

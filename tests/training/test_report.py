@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -253,3 +254,55 @@ def test_a_number_that_json_can_not_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_report(tmp_path / "report", report)
     assert not (tmp_path / "report").exists()
+
+
+def _measured(agreement: float) -> dict[str, Any]:
+    return {"agreement": agreement, "low": 0.81, "high": 0.89, "macro_f1": 0.777, "ece": 0.0352, "rows": 1500}
+
+
+def _router(**changes: Any) -> dict[str, Any]:
+    return {
+        **small_report()["router"],
+        **{"kind": "semantic", "precision": "int8", "fitted_rows": 1490, "threshold": None},
+        **{"target_agreement": None, "coverage": None},
+        "quality": _measured(0.8512),
+        "kinds": {"semantic": _measured(0.8523), "keyword": _measured(0.6178)},
+        "curve": [{"coverage": 0.35, "agreement": 0.9767, "confidence": 0.913}],
+        "coverage_at": [{"target": 0.99, "coverage": 0.123}, {"target": 0.999, "coverage": None}],
+        "int8": {"unchanged": 0.9961, "rows": 2990, "kept": True, "needed": 0.995},
+        "cascade_found": {
+            **{"share": 0.4321, "agreement": 0.9964, "lost": 0.0007, "reason": None},
+            "curve": [{"share": 0.5, "agreement": 0.9912}],
+        },
+    } | changes
+
+
+def test_the_page_says_how_the_router_was_judged(tmp_path: Path) -> None:
+    write_report(tmp_path, small_report(router=_router()))
+    page = " ".join((tmp_path / "report.html").read_text().split())
+    for said in (
+        "the right cluster for 85.1 % of 1,500 held-out rows (95 % Wilson interval 81.0 % to 89.0 %)",
+        "macro F1 0.777, expected calibration error 0.035",
+        "fitted on 1,490 other held-out rows",
+        "Precision: int8. In int8 99.61 % of 2,990 held-out decisions",
+        "answers 43.2 % of the rows in the encoder's place and says what it says on 99.64 % of them",
+        "costs 0.07 points",
+        "semantic, served</th><td>85.2 %",
+        "keyword</th><td>61.8 %",
+        "At 99.0 % agreement 12.3 % of the rows can be routed; At 99.9 % agreement nothing can be shown",
+    ):
+        assert said in page, said
+
+
+def test_the_page_says_why_there_is_no_cascade_and_no_abstention(tmp_path: Path) -> None:
+    found = _router()["cascade_found"] | {"reason": "it would answer only 3.0 % of the rows"}
+    write_report(
+        tmp_path,
+        small_report(
+            router=_router(cascade_found=found, int8=None, precision="float32", target_agreement=0.99)
+        ),
+    )
+    page = " ".join((tmp_path / "report.html").read_text().split())
+    assert "Cascade: none, because it would answer only 3.0 % of the rows." in page
+    assert "An agreement of 99.0 % was asked for, and these rows don't show it" in page
+    assert "In int8" not in page
