@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +43,8 @@ class EagerPipeline:
 
     def __init__(self, encoder: Encoder, head: Path, max_tokens: int) -> None:
         """`head` is a bundle's head.safetensors."""
-        transformers_logging.set_verbosity_error()
+        transformers_logging.set_verbosity(logging.CRITICAL)  # it does not know our class by name
+        transformers_logging.disable_progress_bar()
         torch.set_num_threads(1)
         weights = load_file(head)
         model = AutoModel.from_pretrained(encoder.folder, local_files_only=True, dtype=torch.float32)
