@@ -1,9 +1,9 @@
 """What is a conversation's one expert worth? `python -m benchmarks.conversation BUNDLE [--json FILE]`.
 
-Ten turns of a chat whose turns belong to different skills, each turn with everything said before it. Routed by its last
-user turn (`last_user`, the default) the conversation goes from expert to expert, and vLLM's prefix cache holds the earlier
-turns under another adapter; routed by its first (`first_user`) it keeps its expert and its cached prefix. The names of the
-experts are given as each rule routes, so one server and one bundle serve both. Answers are of fixed length.
+Ten turns of a chat whose turns belong to different skills, each turn with everything said before it. Routed by its
+last user turn (`last_user`, the default) the conversation goes from expert to expert, and vLLM's prefix cache holds the
+earlier turns under another adapter; routed by its first (`first_user`) it keeps its expert and its cached prefix. The
+names of the experts are given as each rule routes, so one server and one bundle serve both. Answers are of fixed length.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -36,6 +37,7 @@ RULES = ("last_user", "first_user")
 _TURNS = 10
 _ANSWER_TOKENS = 24
 _CONTEXT = 2048
+_ROWS = 400  # of each skill, for 40 conversations
 _CACHED = "vllm:prefix_cache_hits_total"
 _COUNTED_SECONDS = 0.2
 
@@ -46,7 +48,7 @@ def main(
     bundle: Annotated[
         Path, typer.Argument(help="The folder that `gradientspace train` wrote.", show_default=False)
     ],
-    conversations: Annotated[int, typer.Option(min=1, help="Conversations per rule.")] = 6,
+    conversations: Annotated[int, typer.Option(min=1, max=40, help="Conversations per rule.")] = 6,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
 ) -> None:
     """Print the time to the first token and the cached prompt tokens of every turn, by rule."""
@@ -65,11 +67,9 @@ def main(
 def hopping_turns(number: int) -> list[str]:
     """Return the ten user turns of conversation `number`, each of another skill than the one before."""
     by_skill: dict[str, list[str]] = {skill: [] for skill in SKILLS}
-    for row in make_rows(_TURNS * (number + 1), seed=11, split="heldout"):
+    for row in make_rows(_ROWS, seed=11, split="heldout"):
         by_skill[row["source"]].append(prompt_of(row))
-    return [
-        by_skill[SKILLS[(number + turn) % len(SKILLS)]][_TURNS * number + turn] for turn in range(_TURNS)
-    ]
+    return [by_skill[SKILLS[(number + turn) % len(SKILLS)]][_TURNS * number + turn] for turn in range(_TURNS)]
 
 
 def _measured(found: Bundle, path: Path, folder: Path, conversations: int) -> dict[str, Any]:
@@ -132,15 +132,15 @@ async def _ask(port: int, messages: Messages, expert: str) -> tuple[float, str, 
     }
     reply = await ask_once(port, "/v1/chat/completions", body)
     if reply.status != 200:
-        raise BenchmarkError(f"A turn was answered {reply.status}: {reply.body.decode(errors='replace')[:300]}")
+        raise BenchmarkError(
+            f"A turn was answered {reply.status}: {reply.body.decode(errors='replace')[:300]}"
+        )
     events = [
         json.loads(line.removeprefix("data: "))
         for line in reply.body.decode().splitlines()
         if line.startswith("data: {")
     ]
-    answer = "".join(
-        choice["delta"].get("content") or "" for event in events for choice in event["choices"]
-    )
+    answer = "".join(choice["delta"].get("content") or "" for event in events for choice in event["choices"])
     tokens = next(event["usage"]["prompt_tokens"] for event in reversed(events) if event.get("usage"))
     return 1000 * reply.first_seconds, answer, tokens
 
@@ -162,8 +162,7 @@ def _figures(conversations: list[list[dict[str, Any]]]) -> dict[str, Any]:
         for turns in zip(*conversations, strict=True)
     ]
     hops = [
-        sum(one["expert"] != next_["expert"] for one, next_ in zip(turns, turns[1:], strict=False))
-        for turns in conversations
+        sum(one["expert"] != other["expert"] for one, other in pairwise(turns)) for turns in conversations
     ]
     return {"turns": by_turn, "hops": median(hops)}
 

@@ -65,23 +65,23 @@ def _short(milliseconds: float) -> str:
 
 def _sentences(record: dict[str, Any]) -> list[str]:
     lines = [
-        f"* is served, with its encoder in {record['precision']}; it adds {record['served_memory_mb']:.0f} MB to a process. "
-        "at 99 %, at 99.9 %: the share of rows that can be routed at that agreement; n/r: these rows don't show it at "
+        f"* is served, with its encoder in {record['precision']}; it adds {record['served_memory_mb']:.0f} MB to a "
+        "process. at 99 %, at 99.9 %: the share of rows that can be routed at that agreement; n/r: these rows don't show it at "
         "any confidence, so nothing may be switched on by it."
     ]
     cascade = record["cascade"]
     if cascade is not None and cascade["agrees_with_encoder"] is not None:
         lines.append(
-            f"The cascade's linear model answers {100 * cascade['share']:.1f} % of {cascade['rows']:,} rows and says what "
-            f"the encoder says on {100 * cascade['agrees_with_encoder']:.2f} % of them; it costs "
+            f"The cascade's linear model answers {100 * cascade['share']:.1f} % of {cascade['rows']:,} rows and says "
+            f"what the encoder says on {100 * cascade['agrees_with_encoder']:.2f} % of them; it costs "
             f"{100 * cascade['agreement_lost']:.2f} points of agreement with the labels."
         )
     eager = {name: rate for name, rate in record["texts_per_s"].items() if name.startswith("eager")}
     if eager:
         said = ", ".join(f"{rate:.0f} in {name.removeprefix('eager, ')}" for name, rate in eager.items())
         lines.append(
-            f"Transformers' eager text-classification pipeline on the same encoder: texts per second {said}; the served "
-            f"router does {record['throughput_over_eager']:.1f} times the better."
+            f"Transformers' eager text-classification pipeline on the same encoder: texts per second {said}; the "
+            f"served router does {record['throughput_over_eager']:.1f} times the better."
         )
     if record["ceiling"] is not None:
         lines.append(
@@ -90,8 +90,8 @@ def _sentences(record: dict[str, Any]) -> list[str]:
         )
     for threads, found in record["threads"].items():
         lines.append(
-            f"Encoder alone with {threads} thread(s) beside a busy engine of one thread: {found['texts_per_s']:.0f} texts/s, "
-            f"and the engine keeps {100 * found['engine_keeps']:.0f} % of its speed."
+            f"Encoder alone with {threads} thread(s) beside a busy engine of one thread: {found['texts_per_s']:.0f} "
+            f"texts/s, and the engine keeps {100 * found['engine_keeps']:.0f} % of its speed."
         )
     lines += record["notes"]
     lines.append(f"{record['seconds']:.0f} s in all.")

@@ -90,7 +90,7 @@ def test_routers_are_timed_in_turn_and_each_text_once() -> None:
 
 
 def test_a_conversation_hops_from_skill_to_skill() -> None:
-    skill_of = {prompt_of(row): row["source"] for row in make_rows(20, seed=11, split="heldout")}
+    skill_of = {prompt_of(row): row["source"] for row in make_rows(400, seed=11, split="heldout")}
     turns = hopping_turns(1)
     assert len(set(turns)) == 10
     assert all(skill_of[one] != skill_of[other] for one, other in pairwise(turns))

@@ -56,7 +56,9 @@ async def test_what_the_linear_model_is_sure_of_waits_for_no_encoder() -> None:
     setup = Setup()
     waits = asyncio.create_task(setup.served.classify(["unsure"]))
     await asyncio.sleep(0.02)
-    answer = await asyncio.wait_for(setup.served.classify(["sure a", "sure b"]), 10)  # the encoder still hangs
+    answer = await asyncio.wait_for(
+        setup.served.classify(["sure a", "sure b"]), 10
+    )  # the encoder still hangs
     assert answer.probabilities.tolist() == [[0.75, 0.25]] * 2
     assert (answer.linear, answer.remembered) == (2, 0)
     assert not waits.done()
