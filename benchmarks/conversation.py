@@ -3,7 +3,7 @@
 Ten turns of a chat whose turns belong to different skills, each turn with everything said before it. Routed by its
 last user turn (`last_user`, the default) the conversation goes from expert to expert, and vLLM's prefix cache holds the
 earlier turns under another adapter; routed by its first (`first_user`) it keeps its expert and its cached prefix. The
-names of the experts are given as each rule routes, so one server and one bundle serve both. Answers are of fixed length.
+names of the experts are given as each rule routes, so one server and one bundle serve both. Answers have one length.
 """
 
 from __future__ import annotations

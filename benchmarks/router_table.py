@@ -66,8 +66,8 @@ def _short(milliseconds: float) -> str:
 def _sentences(record: dict[str, Any]) -> list[str]:
     lines = [
         f"* is served, with its encoder in {record['precision']}; it adds {record['served_memory_mb']:.0f} MB to a "
-        "process. at 99 %, at 99.9 %: the share of rows that can be routed at that agreement; n/r: these rows don't show it at "
-        "any confidence, so nothing may be switched on by it."
+        "process. at 99 %, at 99.9 %: the share of rows that can be routed at that agreement; n/r: these rows don't "
+        "show it at any confidence, so nothing may be switched on by it."
     ]
     cascade = record["cascade"]
     if cascade is not None and cascade["agrees_with_encoder"] is not None:
