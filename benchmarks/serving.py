@@ -13,15 +13,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import platform
 import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Annotated
@@ -29,6 +26,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.first_byte import first_byte_figures
+from benchmarks.machine import machine
 from benchmarks.serving_equality import refuse_unequal
 from benchmarks.serving_load import TOKENS, Load, body_of, routed_prompts
 from benchmarks.serving_servers import BenchmarkError, Server, both_servers
@@ -48,7 +46,6 @@ from bundle.read import Bundle, read_bundle
 from demo.rows import SKILLS, make_rows, prompt_of
 from router.load import load_router
 from service.errors import UsageError
-from training.bundling import git_commit
 
 _CLIENTS = (1, 8, 32)
 _PROMPTS = 128
@@ -90,7 +87,7 @@ def main(
         "quick": quick,
         "seconds": time.monotonic() - begin,
         "commands": commands,
-        "machine": _machine(),
+        "machine": machine("fastapi", "starlette", "uvicorn", "onnxruntime"),
     }
     print_record(record)
     if json_file is not None:
@@ -155,23 +152,6 @@ def _router_alone_ms(bundle: Bundle) -> float:
         router.probabilities([text])
         times.append(1000 * (time.perf_counter() - start))
     return median(times)
-
-
-def _machine() -> Figures:
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_commit": git_commit(),
-        "cpu": names[0] if names else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "load_average": os.getloadavg(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("fastapi", "starlette", "uvicorn", "onnxruntime")},
-    }
 
 
 if __name__ == "__main__":

@@ -90,6 +90,12 @@ class CascadeRouter:
         """Return `[n, K]`; each row sums to one and depends on its own text only."""
         return self.answered(texts)[0]
 
+    def at_once(self, text: str) -> NDArray[np.float32] | None:
+        """Return the row `[K]` of a text that the linear model is sure of; None: ask `encoder`."""
+        scores = self._model.scores([text])
+        sure = self._model.confidence(scores)[0] >= self._threshold
+        return self._model.probabilities(scores)[0] if sure else None
+
     def answered(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Return the probabilities `[n, K]`, and whether the linear model gave them `[n]`."""
         scores = self._model.scores(texts)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import queue
+import heapq
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,19 @@ from numpy.typing import NDArray
 from router.protocol import Router
 
 _CLOSE_SECONDS = 1.0  # ours: a forward pass takes milliseconds
+_PASS_CHARACTERS = (
+    1024  # ours: padded, about 256 tokens; a longer pass gains nothing and holds up who comes next
+)
+_PATIENCE = 1e-4  # ours: seconds a text may wait for each of its characters before a shorter one goes first
+QUEUED_TEXTS = 1024  # ours: four for each request that the service answers at once
 
 
 class RouterTimeoutError(RuntimeError):
     """The router did not answer in time, or still hangs in an earlier call."""
+
+
+class RouterFullError(RuntimeError):
+    """More texts wait for the router than it takes."""
 
 
 @dataclass(frozen=True)
@@ -30,38 +39,76 @@ class Classified:
     """`[n, K]`, rows sum to one."""
     seconds: float
     """From the call to the answer: the wait behind earlier calls included."""
+    remembered: int = 0
+    """How many of the texts were not routed at all, because their answer was remembered."""
+    linear: int = 0
+    """How many of them a cascade's linear model answered."""
 
 
-@dataclass(frozen=True)
 class _Call:
-    texts: Sequence[str]
-    answer: Future[NDArray[np.float32]]
+    """The texts that one caller waits for."""
+
+    def __init__(self, texts: int, experts: int) -> None:
+        self.answer: Future[NDArray[np.float32]] = Future()
+        self._rows = np.zeros((texts, experts), np.float32)
+        self._missing = texts
+
+    def put(self, place: int, row: NDArray[np.float32]) -> None:
+        self._rows[place] = row
+        self._missing -= 1
+        if not self._missing and self.answer.set_running_or_notify_cancel():
+            self.answer.set_result(self._rows)
+
+    def fail(self, error: BaseException) -> None:
+        if self.answer.set_running_or_notify_cancel():
+            self.answer.set_exception(error)
+
+
+@dataclass(frozen=True, order=True)
+class _Waiting:
+    """One text of a call. The one that runs out of patience first is routed first."""
+
+    impatient_at: float
+    number: int
+    text: str = field(compare=False)
+    place: int = field(compare=False)
+    call: _Call = field(compare=False)
 
 
 class RouterThread:
     """One worker thread that runs a router, so that tokens keep streaming meanwhile.
 
+    Texts of several callers share a forward pass, as long as it stays small: padded to the longest, at most
+    `_PASS_CHARACTERS`. A short text goes before longer ones that came a little earlier, and between the texts
+    of a long list; who has waited long enough for its length goes first, so nobody waits for ever.
+
     A call that hangs can't be stopped, only left alone: its thread is a daemon that no exit waits for, no
     other thread is started, and until it returns every further call fails at once instead of queueing up.
     """
 
-    def __init__(self, router: Router, seconds: float) -> None:
-        """Start the thread; a call may take `seconds`, the wait behind earlier ones included."""
+    def __init__(self, router: Router, seconds: float, queued_texts: int = QUEUED_TEXTS) -> None:
+        """Start the thread.
+
+        A call may take `seconds`, the wait behind earlier ones included; at most `queued_texts` wait, or one
+        call's.
+        """
         self.router = router
         self._seconds = seconds
-        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._queued_texts = queued_texts
+        self._waiting: list[_Waiting] = []
+        self._numbers = 0
+        self._changed = threading.Condition()
         self._running_since: float | None = None
         self._closed = False
         self._worker = threading.Thread(target=self._work, name="router", daemon=True)
         self._worker.start()
 
     async def classify(self, texts: Sequence[str]) -> Classified:
-        """Return the probabilities of all texts; calls are answered in the order they came.
-
-        One that is cancelled before its turn never reaches the router.
+        """Return the probabilities of all texts. One that is cancelled before its turn never reaches the router.
 
         Raises:
             RouterTimeoutError: it took too long, or an earlier call still does.
+            RouterFullError: too many texts wait already.
             RuntimeError: the thread was closed; or whatever the router raises.
 
         """
@@ -70,11 +117,12 @@ class RouterThread:
             raise RuntimeError("The router was closed")
         if self._hangs():
             raise RouterTimeoutError(f"The router has not come back from a call for over {self._seconds} s")
-        call = _Call(texts, Future())
-        self._calls.put(call)
+        if not texts:
+            return Classified(np.zeros((0, len(self.router.labels)), np.float32), 0.0)
+        answer = self._queue(texts)
         try:
             async with asyncio.timeout(self._seconds) as limit:
-                probabilities = await asyncio.wrap_future(call.answer)
+                probabilities = await asyncio.wrap_future(answer)
         except TimeoutError as error:
             if not limit.expired():
                 raise  # the router's own
@@ -83,24 +131,75 @@ class RouterThread:
 
     def close(self) -> None:
         """Take no more calls, and return when those already made are answered or the router hangs."""
-        self._closed = True
-        self._calls.put(None)
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
         self._worker.join(_CLOSE_SECONDS)
 
     def _hangs(self) -> bool:
         since = self._running_since
         return since is not None and time.monotonic() - since > self._seconds
 
+    def _queue(self, texts: Sequence[str]) -> Future[NDArray[np.float32]]:
+        call = _Call(len(texts), len(self.router.labels))
+        with self._changed:
+            if self._waiting and len(self._waiting) + len(texts) > self._queued_texts:
+                self._forget_who_left()
+            if self._waiting and len(self._waiting) + len(texts) > self._queued_texts:
+                raise RouterFullError(
+                    f"{len(self._waiting)} texts wait for the router, no more are taken now"
+                )
+            now = time.monotonic()
+            for place, text in enumerate(texts):
+                self._numbers += 1
+                waiting = _Waiting(now + _PATIENCE * len(text), self._numbers, text, place, call)
+                heapq.heappush(self._waiting, waiting)
+            self._changed.notify()
+        return call.answer
+
+    def _forget_who_left(self) -> None:
+        self._waiting = [waiting for waiting in self._waiting if not waiting.call.answer.done()]
+        heapq.heapify(self._waiting)
+
     def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
-            if not call.answer.set_running_or_notify_cancel():
-                continue
+        while batch := self._next_pass():
             self._running_since = time.monotonic()
             try:
-                probabilities = self.router.probabilities(call.texts)
-            except BaseException as error:  # whatever ends a call, it must not end the thread
-                call.answer.set_exception(error)
-            else:
-                call.answer.set_result(probabilities)
+                self._route(batch)
             finally:
                 self._running_since = None
+
+    def _next_pass(self) -> list[_Waiting]:
+        """Wait for texts and take as many as go together; none once the thread is closed and idle."""
+        batch: list[_Waiting] = []
+        longest = 0
+        with self._changed:
+            while True:
+                while self._waiting:
+                    longest = max(longest, len(self._waiting[0].text))
+                    if batch and (len(batch) + 1) * longest > _PASS_CHARACTERS:
+                        return batch
+                    waiting = heapq.heappop(self._waiting)
+                    if not waiting.call.answer.done():  # else nobody waits for it any more
+                        batch.append(waiting)
+                if batch or self._closed:
+                    return batch
+                self._changed.wait()
+
+    def _route(self, batch: Sequence[_Waiting]) -> None:
+        shape = (len(batch), len(self.router.labels))
+        try:
+            rows = self.router.probabilities([waiting.text for waiting in batch])  # [n, K]
+            if rows.shape != shape:
+                raise ValueError(f"the router gave {rows.shape} for {shape}")
+        except BaseException as error:  # whatever ends a call, it must not end the thread
+            if len(batch) == 1:
+                batch[0].call.fail(error)
+                return
+            for waiting in batch:  # by itself, so that nobody pays for another's text
+                if not waiting.call.answer.done():
+                    self._route([waiting])
+            return
+        for waiting, row in zip(batch, rows, strict=True):
+            if not waiting.call.answer.done():
+                waiting.call.put(waiting.place, row)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from bundle.read import Bundle
 from router.load import load_router
+from router.prompt_memory import PromptMemory
 from router.protocol import Router
+from router.served import ServedRouter
 from router.text import PromptReader
-from router.threaded import RouterThread
 from service.admission import Admission, Limits
 from service.app import Service, build_app
 from service.auth import Access
@@ -66,11 +67,13 @@ class Assembly:
             self._reload_metrics,
         )
 
-    def classifier(self, router: Router) -> RouterThread:
-        """Return a loaded router on a thread of its own, with the settings' bound on its time."""
-        return RouterThread(router, self._settings.router_seconds)
+    def classifier(self, bundle: Bundle, router: Router) -> ServedRouter:
+        """Return a bundle's router on a thread and with a memory of its own, within the settings' bounds."""
+        settings = self._settings
+        memory = PromptMemory(bundle.digest, settings.router_memory)
+        return ServedRouter(router, memory, settings.router_seconds, settings.router_queue)
 
-    def version(self, bundle: Bundle, loaded: LoadedBundle, classifier: RouterThread) -> Version:
+    def version(self, bundle: Bundle, loaded: LoadedBundle, classifier: ServedRouter) -> Version:
         """Return a bundle that is in the engine, with everything that answers for it."""
         manifest, engine = bundle.manifest, self._engine
         tokenizer = engine.tokenizer
@@ -102,8 +105,8 @@ class Assembly:
         app = build_app(service, dispatch, self._access, self._metrics, self._settings, self._tracer)
         return Version(bundle, loaded, classifier, app)
 
-    def _load_classifier(self, bundle: Bundle) -> RouterThread:
-        return self.classifier(load_router(bundle, self._settings.router_threads))
+    def _load_classifier(self, bundle: Bundle) -> ServedRouter:
+        return self.classifier(bundle, load_router(bundle, self._settings.router_threads))
 
     def _announce(self, bundle: Bundle) -> None:
         """Say in the metrics what is served; called at the start, at a switch, and after the last old answer."""

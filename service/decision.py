@@ -37,6 +37,10 @@ class Decided:
 
     decisions: tuple[Decision, ...]
     router_seconds: float
+    remembered: int = 0
+    """Texts whose routing was remembered."""
+    linear: int = 0
+    """Texts that a cascade's linear model routed."""
 
     @property
     def by_target(self) -> dict[Target, list[int]]:
@@ -61,7 +65,7 @@ class Decided:
 
 
 class Classifier(Protocol):
-    """What decides with: `router.threaded.RouterThread`."""
+    """What decides with: `router.served.ServedRouter`."""
 
     def classify(self, texts: Sequence[str]) -> Awaitable[Classified]:
         """Return `[n, K]` probabilities and the seconds they took."""
@@ -92,7 +96,8 @@ class Decider:
             _log.exception("The router failed; the fallback answers")
             failed = Decision(self.names.fallback, "router_error", 0.0)
             return Decided((failed,) * len(texts), 0.0)
-        return Decided(tuple(self._choose(row) for row in probabilities), classified.seconds)
+        decisions = tuple(self._choose(row) for row in probabilities)
+        return Decided(decisions, classified.seconds, classified.remembered, classified.linear)
 
     def _choose(self, row: np.ndarray) -> Decision:
         """Argmax of one row `[K]`; the fallback if it is below the threshold."""

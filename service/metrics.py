@@ -9,6 +9,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 
 from bundle.manifest import FALLBACK_NAME
 from service.decision import Decided
+from service.drift import Drift
 
 if TYPE_CHECKING:
     from bundle.manifest import Manifest
@@ -27,6 +28,7 @@ _CONFIDENCE_EDGES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # anchor
 
 UNDECIDED = "none"
 """The label of `expert` and `reason` where a request failed before anything was decided."""
+_ANSWERED_BY = ("memory", "linear", "router")
 _FALLBACK_REASONS = ("low_confidence", "router_error")
 
 
@@ -79,6 +81,16 @@ class Metrics:
             ["bundle", "expert"],
             registry=registry,
         )
+        self.router_answers = Counter(
+            "gradientspace_router_answers",
+            "Routed texts by what answered: memory (the same text was routed before), linear (a cascade's first "
+            "model) or router (the rest)",
+            ["by"],
+            registry=registry,
+        )
+        for by in _ANSWERED_BY:
+            self.router_answers.labels(by)
+        self._drift = Drift(registry)
         self.training_share = Gauge(
             "gradientspace_expert_training_share",
             "Share of the training rows that are the expert's",
@@ -122,6 +134,7 @@ class Metrics:
         for expert, share in shares.items():
             self.routed_texts.labels(manifest.digest, expert)
             self.training_share.labels(manifest.digest, expert).set(share)
+        self._drift.serve_bundle(manifest)
 
     def watch(self, engine_up: Callable[[], bool], ready: Callable[[], bool]) -> None:
         """Ask these whenever the metrics are read."""
@@ -136,9 +149,13 @@ class Metrics:
                 router_ran = True
                 self.router_confidence.observe(decision.confidence)
                 self.routed_texts.labels(bundle, decision.choice.name).inc()
+                self._drift.observe(bundle, decision.choice.name, decision.confidence)
             if decision.reason in _FALLBACK_REASONS:
                 self.fallbacks.labels(decision.reason).inc()
         if router_ran:
+            rest = len(decided.decisions) - decided.remembered - decided.linear
+            for by, texts in zip(_ANSWERED_BY, (decided.remembered, decided.linear, rest), strict=True):
+                self.router_answers.labels(by).inc(texts)
             self.router_seconds.observe(decided.router_seconds)
 
     def observe_request(self, record: RequestRecord) -> None:

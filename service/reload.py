@@ -16,7 +16,7 @@ from bundle.base_check import check_shapes
 from bundle.errors import BundleError
 from bundle.manifest import Manifest
 from bundle.read import Bundle, read_bundle
-from router.threaded import RouterThread
+from router.served import ServedRouter
 from service import console
 from service.engine import AdapterLoadError, LoadedBundle, RunningEngine
 from service.engine_args import args_for
@@ -27,8 +27,8 @@ from service.versions import Version, Versions
 _ABORT_SECONDS = 1.0  # ours: a request whose client left still has to reach the engine as an abort
 _log = logging.getLogger(__name__)
 
-LoadClassifier = Callable[[Bundle], RouterThread]
-MakeVersion = Callable[[Bundle, LoadedBundle, RouterThread], Version]
+LoadClassifier = Callable[[Bundle], ServedRouter]
+MakeVersion = Callable[[Bundle, LoadedBundle, ServedRouter], Version]
 
 
 class ReloadMetrics:

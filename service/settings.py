@@ -73,6 +73,12 @@ class Settings(BaseModel):
     router_seconds: float = Field(  # ours: a thousand times what the paper's router takes
         default=5.0, gt=0, description="How long routing may take; the fallback answers after that."
     )
+    router_queue: int = Field(  # ours: four texts for each request that is answered at once
+        default=1024, ge=1, description="Texts that may wait for the router; the fallback answers more."
+    )
+    router_memory: int = Field(  # ours: about 1.5 MB; 16 MB is the most, however many experts there are
+        default=4096, ge=0, description="Prompts whose routing is remembered; 0 remembers none."
+    )
     max_in_flight: int = Field(  # anchor:vllm, it runs 256 sequences at once and queues the rest without end
         default=256, ge=1, description="Requests answered at once; one more is a 429."
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bundle.read import Bundle
-from router.threaded import RouterThread
+from router.served import ServedRouter
 from service.engine import LoadedBundle
 
 
@@ -19,7 +19,7 @@ class Version:
 
     bundle: Bundle
     loaded: LoadedBundle
-    classifier: RouterThread
+    classifier: ServedRouter
     app: ASGIApp
     """Our whole app over this bundle: names, router, chat template and headers all come from it."""
 

@@ -6,12 +6,13 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from router.threaded import Classified, RouterThread, RouterTimeoutError
+from router.threaded import Classified, RouterFullError, RouterThread, RouterTimeoutError
 
 SLOW = 0.4  # seconds
 ENOUGH = 60.0
@@ -50,23 +51,29 @@ async def test_the_event_loop_runs_on_while_the_router_works() -> None:
     assert SLOW <= answer.seconds < SLOW * 2
 
 
-async def test_calls_are_answered_in_order_and_their_wait_is_counted() -> None:
+async def test_the_wait_behind_others_is_counted() -> None:
     router = SlowRouter()
     thread = RouterThread(router, ENOUGH)
-    first, second = await asyncio.gather(thread.classify(["first"]), thread.classify(["second"]))
+    long = "long " * 400  # too long to share a pass
+    first, second = await asyncio.gather(thread.classify(["first"]), thread.classify([long]))
     thread.close()
-    assert router.calls == [["first"], ["second"]]
+    assert router.calls == [["first"], [long]]
     assert second.seconds >= 2 * SLOW > first.seconds
 
 
 async def test_an_error_of_the_router_reaches_its_caller_only() -> None:
-    thread = RouterThread(SlowRouter(), ENOUGH)
-    bad, good = await asyncio.gather(
-        thread.classify(["bad"]), thread.classify(["good"]), return_exceptions=True
+    router = SlowRouter()
+    thread = RouterThread(router, ENOUGH)
+    begun = asyncio.create_task(thread.classify(["one before"]))
+    await asyncio.sleep(SLOW / 4)
+    good, bad, fine = await asyncio.gather(
+        *(thread.classify([text]) for text in ("good", "bad", "fine")), return_exceptions=True
     )
+    await begun
     thread.close()
+    assert sorted(router.calls[1]) == ["bad", "fine", "good"], "they should have shared a pass"
     assert str(bad) == "the router broke"
-    assert good.probabilities.shape == (1, 2)  # type: ignore[union-attr]
+    assert good.probabilities.shape == fine.probabilities.shape == (1, 2)  # type: ignore[union-attr]
 
 
 async def test_closed_means_closed() -> None:
@@ -92,11 +99,19 @@ class HangingRouter:
         return np.ones((len(texts), 1), np.float32)
 
 
+async def entered(router: HangingRouter) -> None:
+    async with asyncio.timeout(ENOUGH):
+        while not router.calls:
+            await asyncio.sleep(0.005)
+
+
 async def test_a_hanging_call_holds_up_nobody_for_longer_than_the_limit_and_piles_up_nothing() -> None:
     router = HangingRouter()
     thread = RouterThread(router, 0.3)
     threads = threading.active_count()
-    behind = [thread.classify(["hang"]), *(thread.classify(["behind"]) for _ in range(20))]
+    hangs = asyncio.create_task(thread.classify(["hang"]))
+    await entered(router)
+    behind = [hangs, *(thread.classify(["behind"]) for _ in range(20))]
     for error in await asyncio.gather(*behind, return_exceptions=True):
         assert isinstance(error, RouterTimeoutError)
     start = time.monotonic()
@@ -121,6 +136,7 @@ async def test_who_stops_waiting_is_never_routed() -> None:
     router = HangingRouter()
     thread = RouterThread(router, ENOUGH)
     first = asyncio.create_task(thread.classify(["hang"]))
+    await entered(router)
     left = asyncio.create_task(thread.classify(["left"]))
     await asyncio.sleep(0.05)
     left.cancel()
@@ -130,6 +146,93 @@ async def test_who_stops_waiting_is_never_routed() -> None:
     await thread.classify(["next"])
     assert router.calls == [["hang"], ["next"]]
     thread.close()
+
+
+async def behind_a_hanging_call(*calls: Sequence[str]) -> list[list[str]]:
+    """The passes that the router makes of calls which all wait when it becomes free."""
+    router = HangingRouter()
+    thread = RouterThread(router, ENOUGH)
+    first = asyncio.create_task(thread.classify(["hang"]))
+    await entered(router)
+    waiting = [asyncio.create_task(thread.classify(texts)) for texts in calls]
+    await asyncio.sleep(0.02)
+    router.let_go.set()
+    for texts, answer in zip(calls, await asyncio.gather(*waiting), strict=True):
+        assert answer.probabilities.shape == (len(texts), 1)
+    await first
+    thread.close()
+    return router.calls[1:]
+
+
+async def test_short_texts_of_several_callers_share_a_pass() -> None:
+    assert await behind_a_hanging_call(["a"], ["b", "c"], ["d"]) == [["a", "b", "c", "d"]]
+
+
+async def test_a_pass_stays_small() -> None:
+    texts = [letter * 300 for letter in "abcdefg"]
+    passes = await behind_a_hanging_call(*([text] for text in texts))
+    assert [len(one) for one in passes] == [3, 3, 1]  # padded to the longest, 1,024 characters
+    assert [text for one in passes for text in one] == texts
+    shorter, longer = ["s" * 10] * 3, "l" * 900  # which the three would be padded to
+    assert await behind_a_hanging_call(shorter, [longer]) == [shorter, [longer]]
+
+
+async def test_a_short_text_waits_for_no_longer_one_that_waits_as_well() -> None:
+    long = ["x" * 4000 + str(number) for number in range(5)]
+    passes = await behind_a_hanging_call(long, ["short"])  # a list of one caller is no block either
+    assert passes == [["short"], *([text] for text in long)]
+
+
+async def test_a_long_text_waits_its_time_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    later = SimpleNamespace(monotonic=lambda: time.monotonic() + 10, perf_counter=time.perf_counter)
+    router = HangingRouter()
+    thread = RouterThread(router, ENOUGH)
+    first = asyncio.create_task(thread.classify(["hang"]))
+    await entered(router)
+    long = asyncio.create_task(thread.classify(["x" * 4000]))
+    await asyncio.sleep(0.02)
+    monkeypatch.setattr("router.threaded.time", later)  # so the short one comes much later
+    short = asyncio.create_task(thread.classify(["short"]))
+    await asyncio.sleep(0.02)
+    router.let_go.set()
+    await asyncio.gather(first, long, short)
+    thread.close()
+    assert router.calls[1:] == [["x" * 4000], ["short"]]
+
+
+async def test_a_full_queue_takes_no_more_and_one_call_of_any_length() -> None:
+    router = HangingRouter()
+    thread = RouterThread(router, ENOUGH, queued_texts=3)
+    first = asyncio.create_task(thread.classify(["hang"]))
+    await entered(router)
+    waiting = asyncio.create_task(thread.classify(["a", "b"]))
+    await asyncio.sleep(0)
+    with pytest.raises(RouterFullError, match="2 texts wait"):
+        await thread.classify(["c", "d"])
+    router.let_go.set()
+    assert (await waiting).probabilities.shape == (2, 1)
+    await first
+    assert (await thread.classify(["text"] * 5)).probabilities.shape == (5, 1)
+    thread.close()
+    assert router.calls[1] == ["a", "b"]
+
+
+async def test_who_left_makes_room_in_the_queue() -> None:
+    router = HangingRouter()
+    thread = RouterThread(router, ENOUGH, queued_texts=3)
+    first = asyncio.create_task(thread.classify(["hang"]))
+    await entered(router)
+    left = asyncio.create_task(thread.classify(["a", "b", "c"]))
+    await asyncio.sleep(0)
+    left.cancel()
+    await asyncio.wait([left])
+    stays = asyncio.create_task(thread.classify(["d", "e"]))
+    await asyncio.sleep(0)
+    router.let_go.set()
+    assert (await stays).probabilities.shape == (2, 1)
+    await first
+    thread.close()
+    assert router.calls[1:] == [["d", "e"]]
 
 
 async def test_a_timeout_that_the_router_raises_is_its_own_error() -> None:

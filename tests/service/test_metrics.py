@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from prometheus_client import CollectorRegistry
-from test_dispatch import Setup, small_manifest
+from test_dispatch import Setup, WordRouter, small_manifest
 
+from router.threaded import Classified
 from service.metrics import Metrics
 
 
@@ -120,3 +123,16 @@ def test_the_engine_and_readiness_are_asked_when_the_page_is_read() -> None:
         state |= {"engine": engine, "ready": ready}
         assert registry.get_sample_value("gradientspace_engine_up") == engine
         assert registry.get_sample_value("gradientspace_ready") == ready
+
+
+async def test_what_answered_a_text_is_counted() -> None:
+    class Mixed(WordRouter):
+        async def classify(self, texts: Sequence[str]) -> Classified:
+            found = await super().classify(texts)
+            return replace(found, remembered=1, linear=2)
+
+    setup = Setup(Mixed())
+    await setup.post("/v1/completions", {"prompt": ["1 a", "1 b", "2 c", "0 d"]})
+    await setup.post("/v1/completions", {"model": "expert-0", "prompt": "0 a"})
+    found = {by: setup.count("router_answers_total", by=by) for by in ("memory", "linear", "router")}
+    assert found == {"memory": 1, "linear": 2, "router": 1}

@@ -23,7 +23,7 @@ from bundle.read import Bundle
 from service.metrics import Metrics
 
 MARKER = "zebra-finch-4711"
-ALLOWED_LABELS = {"expert", "endpoint", "reason", "code", "kind", "bundle", "le", "result"}
+ALLOWED_LABELS = {"expert", "endpoint", "reason", "code", "kind", "bundle", "le", "result", "by"}
 ABOUT_THE_BUNDLE = {"digest", "base", "experts", "created"}  # of `gradientspace_bundle_info`, one series
 QUICK_SECONDS = 60
 

@@ -27,6 +27,8 @@ EXAMPLES: dict[str, Any] = {
     "admin_key_file": "admins.txt",
     "router_threads": 2,
     "router_seconds": 0.5,
+    "router_queue": 64,
+    "router_memory": 12,
     "max_in_flight": 7,
     "max_body_bytes": 1000,
     "max_prompt_tokens": 100,

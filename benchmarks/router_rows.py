@@ -1,0 +1,127 @@
+"""The rows that the router benchmark works on: held-out ones to judge by, training rows to fit rivals to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from benchmarks.serving_servers import BenchmarkError
+from bundle.manifest import HELD_OUT_FILE
+from bundle.read import Bundle
+from training.errors import TrainingError
+from training.inputs import Inputs, read_inputs
+from training.progress import Narrator
+from training.recipe import Recipe
+
+_ASSIGNMENTS = "report/assignments.parquet"
+_NEEDED = {"text", "response", "label", "fitted"}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """n rows: what the router reads, the answer, and the Stage II label [n]."""
+
+    texts: list[str]
+    responses: list[str]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.texts)
+
+    def first(self, count: int) -> Rows:
+        """Return the first of them, at most `count`."""
+        return Rows(self.texts[:count], self.responses[:count], self.labels[:count])
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows outside all training: `judged` by nothing was fitted on, `fitted` may have set temperatures."""
+
+    judged: Rows
+    fitted: Rows
+
+
+def held_out_rows(bundle: Bundle) -> HeldOut:
+    """Read the bundle's held-out rows, in an order that has nothing to do with theirs in the file.
+
+    Raises:
+        BenchmarkError: it has none, or keeps their texts out.
+
+    """
+    path = bundle.folder / HELD_OUT_FILE
+    if not path.is_file():
+        raise BenchmarkError(
+            f"{path}: the bundle holds no held-out rows, so no router can be judged. Train it "
+            "again: older versions did not keep them"
+        )
+    table = pq.read_table(path)
+    missing = sorted(_NEEDED - set(table.column_names))
+    if missing:
+        raise BenchmarkError(f"{path}: it has no column {missing[0]!r}. Train the bundle again")
+    if table["text"].null_count or table["response"].null_count:
+        raise BenchmarkError(
+            f"{path}: it holds labels without texts (data.held_out_texts is false in the recipe). Train the bundle "
+            "again with --set data.held_out_texts=true to measure it"
+        )
+    table = table.take(np.random.default_rng(0).permutation(len(table)))
+    fitted = table["fitted"].to_numpy(zero_copy_only=False).astype(bool)
+    if fitted.all() or not len(table):
+        raise BenchmarkError(f"{path}: no held-out row was left out of the fitting, so none can judge")
+    rows = Rows(table["text"].to_pylist(), table["response"].to_pylist(), table["label"].to_numpy())
+    return HeldOut(_picked(rows, ~fitted), _picked(rows, fitted))
+
+
+def training_inputs(bundle: Bundle) -> Inputs:
+    """Read the recipe's own rows again: a bundle holds their labels and not their texts.
+
+    Raises:
+        BenchmarkError: they are not there any more, or are others now.
+
+    """
+    narrator = Narrator()
+    narrator.silence()
+    try:
+        inputs = read_inputs(Recipe.model_validate(bundle.manifest.recipe), narrator)
+    except (TrainingError, ValidationError) as error:
+        raise BenchmarkError(
+            f"The rows that the bundle was trained on can't be read again, and the other routers are fitted to "
+            f"them ({error})"
+        ) from error
+    origins = pq.read_table(bundle.folder / _ASSIGNMENTS, columns=["origin"])["origin"].to_pylist()
+    if [row.origin for row in inputs.rows] != origins:
+        raise BenchmarkError(
+            f"{bundle.manifest.recipe['data']['files']}: these are not the rows that the bundle was trained on"
+        )
+    return inputs
+
+
+def training_rows(bundle: Bundle, inputs: Inputs) -> Rows:
+    """Return the rows that the experts were trained on, with their labels."""
+    labels = pq.read_table(bundle.folder / _ASSIGNMENTS, columns=["label"])["label"].to_numpy()
+    places = list(inputs.split.train)
+    return Rows(
+        [inputs.rows[place].routed_text for place in places],
+        [inputs.words(place)[1] for place in places],
+        labels[places],
+    )
+
+
+def run_stages(bundle: Bundle) -> Path | None:
+    """Return the stages' folder of the run that wrote the bundle, if the bundle still lies there."""
+    stages = bundle.folder.parent / "stages"
+    return stages if stages.is_dir() else None
+
+
+def _picked(rows: Rows, chosen: NDArray[np.bool_]) -> Rows:
+    places = np.flatnonzero(chosen)
+    return Rows(
+        [rows.texts[place] for place in places],
+        [rows.responses[place] for place in places],
+        rows.labels[places],
+    )

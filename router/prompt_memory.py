@@ -1,0 +1,61 @@
+"""What a router said of the last prompts, so that a repeated one costs nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+_ENTRY_BYTES = 320  # ours: what an entry weighs beside its numbers, as measured with sys.getsizeof
+MOST_BYTES = 16_000_000  # ours: a bundle of 1,000 experts still has 3,700 entries
+
+
+class PromptMemory:
+    """The probabilities of the texts that were asked for last, found by an exact match.
+
+    A text is known by a hash of it and of the bundle that answered: no text is kept, and another bundle's answer
+    can't be met. Bounded in entries and in bytes; what was not asked for the longest leaves first.
+    """
+
+    def __init__(self, bundle: str, entries: int, most_bytes: int = MOST_BYTES) -> None:
+        """`bundle` is the bundle's digest; with `entries` 0 nothing is remembered."""
+        self._bundle = hashlib.blake2b(bundle.encode(), digest_size=16).digest()
+        self._entries = entries
+        self._most_bytes = most_bytes
+        self._rows: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        """How many texts are remembered."""
+        return len(self._rows)
+
+    def get(self, text: str) -> NDArray[np.float32] | None:
+        """Return the row `[K]` of a text, None if it is not remembered."""
+        if not self._rows:
+            return None
+        key = self._key(text)
+        row = self._rows.get(key)
+        if row is not None:
+            self._rows.move_to_end(key)
+        return row
+
+    def put(self, text: str, row: NDArray[np.float32]) -> None:
+        """Remember a text's row `[K]`; one that is not finite is a failure, and not kept."""
+        if not self._entries or not np.isfinite(row).all():
+            return
+        key = self._key(text)
+        if key not in self._rows:
+            self._bytes += row.nbytes + _ENTRY_BYTES
+        self._rows[key] = row.copy()  # a view would keep its whole batch
+        self._rows.move_to_end(key)
+        while len(self._rows) > self._entries or self._bytes > self._most_bytes:
+            _, oldest = self._rows.popitem(last=False)
+            self._bytes -= oldest.nbytes + _ENTRY_BYTES
+
+    def _key(self, text: str) -> bytes:
+        # Lone surrogates, which JSON can carry, are no UTF-8.
+        return hashlib.blake2b(
+            text.encode("utf-8", "surrogatepass"), digest_size=16, key=self._bundle
+        ).digest()

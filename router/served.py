@@ -1,0 +1,61 @@
+"""A router as the service asks it: what it remembers, then what is answered at once, then its thread."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.cascade import CascadeRouter
+from router.prompt_memory import PromptMemory
+from router.protocol import Router
+from router.threaded import Classified, RouterThread
+
+
+class ServedRouter:
+    """A router's thread, and in front of it, in the event loop, what needs none.
+
+    A repeated prompt is remembered, and of a cascade the linear model answers here: it takes less time than the way
+    to the thread and back (docs/router-speed.md). What it is not sure of goes to the thread, which runs the encoder.
+    """
+
+    def __init__(self, router: Router, memory: PromptMemory, seconds: float, queued_texts: int) -> None:
+        """Start the thread; `seconds` and `queued_texts` are its bounds, `memory` is of the same bundle."""
+        self._experts = len(router.labels)
+        self._memory = memory
+        self._cascade = router if isinstance(router, CascadeRouter) else None
+        self._thread = RouterThread(router.encoder if self._cascade else router, seconds, queued_texts)
+
+    async def classify(self, texts: Sequence[str]) -> Classified:
+        """Return the probabilities of all texts. Raises as `RouterThread.classify`."""
+        start = time.perf_counter()
+        rows = np.zeros((len(texts), self._experts), np.float32)  # [n, K]
+        places: dict[str, list[int]] = {}
+        for place, text in enumerate(texts):
+            places.setdefault(text, []).append(place)
+        found: dict[str, NDArray[np.float32]] = {}
+        counted = {"memory": 0, "linear": 0}
+        for text, where in places.items():
+            row, by = self._memory.get(text), "memory"
+            if row is None and self._cascade is not None:
+                row, by = self._cascade.at_once(text), "linear"
+                if len(places) > 1:
+                    await asyncio.sleep(0)  # a long list holds up nobody's tokens
+            if row is not None:
+                found[text] = row
+                counted[by] += len(where)
+        rest = [text for text in places if text not in found]
+        if rest:
+            classified = await self._thread.classify(rest)
+            found |= dict(zip(rest, classified.probabilities, strict=True))
+        for text, row in found.items():
+            rows[places[text]] = row
+            self._memory.put(text, row)
+        return Classified(rows, time.perf_counter() - start, counted["memory"], counted["linear"])
+
+    def close(self) -> None:
+        """As `RouterThread.close`."""
+        self._thread.close()
