@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from evaluation.served import Endpoint
 
 
 def evaluate(
@@ -42,6 +45,9 @@ def evaluate(
     ] = None,
     rows: Annotated[Path | None, typer.Option(help="With --endpoint: the rows to score it on.")] = None,
     model: Annotated[str, typer.Option(help="With --endpoint: the model that is asked for.")] = "auto",
+    api_key: Annotated[
+        str | None, typer.Option(envvar="OPENAI_API_KEY", help="With --endpoint: if it wants one.")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="With --endpoint: of an answer.", min=1)] = 256,
 ) -> None:
     """Compare Table 1's methods on the same rows, row visits, base and test; or score a served endpoint.
@@ -54,11 +60,13 @@ def evaluate(
 
     try:
         if endpoint is not None:
-            whole = _endpoint(endpoint, rows, model, max_new_tokens, output)
-        else:
-            given = {"data.files": data, "test.files": test, "base.model": base_model, "output": output}
-            kept = {key: value for key, value in given.items() if value}
-            whole = _table_one(recipe, methods, seeds, kept, settings or [])
+            from evaluation.served import Endpoint
+
+            _endpoint(Endpoint(endpoint, model, api_key), rows, max_new_tokens, output)
+            return
+        given = {"data.files": data, "test.files": test, "base.model": base_model, "output": output}
+        kept = {key: value for key, value in given.items() if value}
+        whole = _table_one(recipe, methods, seeds, kept, settings or [])
     except TrainingError as error:
         fail(str(error))
     except KeyboardInterrupt:
@@ -96,13 +104,11 @@ def _table_one(
     return found.whole
 
 
-def _endpoint(url: str, rows: Path | None, model: str, max_new_tokens: int, output: Path | None) -> bool:
+def _endpoint(endpoint: Endpoint, rows: Path | None, max_new_tokens: int, output: Path | None) -> None:
     from evaluation.served import score_endpoint
-
     from training.errors import RecipeError
     from training.progress import Narrator
 
     if rows is None:
         raise RecipeError("--endpoint needs rows to score it on. Use --rows FILE.")
-    typer.echo(score_endpoint(url, rows, model, max_new_tokens, output, Narrator()))
-    return True
+    typer.echo(score_endpoint(endpoint, rows, max_new_tokens, output, Narrator()))
