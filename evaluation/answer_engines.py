@@ -66,6 +66,7 @@ class VllmEngine:
     def __init__(self, base: BaseModel, log: Path) -> None:
         """Start nothing yet; `log` takes what the engine says."""
         self._base = base
+        self._tokenizer = base.tokenizer()
         self._log = log
         self._stack = ExitStack()
         self._worker: subprocess.Popen[str] | None = None
@@ -112,7 +113,8 @@ class VllmEngine:
         if not answered:
             self.close()
             raise TrainingError(f"vLLM ended before it answered; {self._log} says why.")
-        return [str(text) for text in json.loads(answered)["texts"]]
+        # Decoded here: an engine's own text lacks what a last, unfinished character would have been.
+        return list(self._tokenizer.batch_decode(json.loads(answered)["ids"], skip_special_tokens=True))
 
     def _serving(self, rank: int) -> subprocess.Popen[str]:
         if self._worker is None or rank > self._rank:

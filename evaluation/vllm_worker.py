@@ -1,7 +1,7 @@
 """vLLM's offline engine in a process of its own: one base, asked line by line on standard input.
 
 `python -m evaluation.vllm_worker BASE --dtype float32 --max-rank 64` reads requests
-`{"adapter": FOLDER or null, "prompts": [[ids]], "max_new_tokens": N}` and answers `{"texts": [...]}`, a line each.
+`{"adapter": FOLDER or null, "prompts": [[ids]], "max_new_tokens": N}` and answers `{"ids": [[...]]}`, a line each.
 It ends when its standard input does, so it can't outlive the run that asked for it.
 """
 
@@ -52,7 +52,7 @@ def main() -> None:
             lora_request=known.get(folder) if folder is not None else None,
             use_tqdm=False,
         )
-        answers.write(json.dumps({"texts": [one.outputs[0].text for one in done]}) + "\n")
+        answers.write(json.dumps({"ids": [list(one.outputs[0].token_ids) for one in done]}) + "\n")
         answers.flush()
 
 

@@ -31,12 +31,12 @@ def outcome(loss: float, right: int, exact: list[bool]) -> Outcome:
 @pytest.fixture
 def found() -> Comparison:
     rows = [row(number, "sums" if number < 4 else "tales") for number in range(8)]
-    made = Comparison(choose_methods("zero-shot,one-lora"), rows, np.arange(4), "vllm")
+    made = Comparison(choose_methods("zero-shot,one-lora"), rows, np.arange(3), "vllm")
     facts = {"contaminated": {"sums": 1, "tales": 0}, "commonest_answer": {"sums": "12"}}
     facts |= {"train_rows": 30, "validation_rows": 5, "by_source": {}, "commonest_token": {}}
     made.seeds = {seed: SeedFacts(**facts) for seed in (0, 1)}  # type: ignore[arg-type]
-    made.outcomes["zero-shot"] = {seed: outcome(3.0, 1, [False] * 4) for seed in (0, 1)}
-    made.outcomes["one-lora"] = {seed: outcome(2.0 + seed, 2, [False] * 4) for seed in (0, 1)}
+    made.outcomes["zero-shot"] = {seed: outcome(3.0, 1, [False] * 3) for seed in (0, 1)}
+    made.outcomes["one-lora"] = {seed: outcome(2.0 + seed, 2, [False] * 3) for seed in (0, 1)}
     return made
 
 
@@ -64,7 +64,7 @@ def test_a_metric_that_nobody_lifts_off_its_floor_has_no_signal(found: Compariso
     assert table["table1"]["one-lora"]["exact_match/sums"]["note"] == "no signal"
     assert "| Zero-shot |  | no signal |" in markdown(found, table)
     assert "note" not in table["table1"]["one-lora"]["token_accuracy/sums"]
-    found.outcomes["one-lora"] = {seed: outcome(2.0, 2, [True] * 4) for seed in (0, 1)}
+    found.outcomes["one-lora"] = {seed: outcome(2.0, 2, [True] * 3) for seed in (0, 1)}
     lifted = table_one(found, 100)["table1"]
     assert "note" not in lifted["zero-shot"]["exact_match/sums"]
 
@@ -72,7 +72,7 @@ def test_a_metric_that_nobody_lifts_off_its_floor_has_no_signal(found: Compariso
 def test_the_floor_is_what_the_commonest_training_answer_scores(found: Comparison) -> None:
     for facts in found.seeds.values():
         facts.commonest_answer["sums"] = "7"
-    found.outcomes["one-lora"] = {seed: outcome(2.0, 2, [True] * 4) for seed in (0, 1)}
+    found.outcomes["one-lora"] = {seed: outcome(2.0, 2, [True] * 3) for seed in (0, 1)}
     cell = table_one(found, 100)["table1"]["one-lora"]["exact_match/sums"]
     assert cell["floor"] == 1.0
     assert cell["note"] == "no signal"

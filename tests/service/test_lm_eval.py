@@ -64,7 +64,8 @@ def test_lm_evals_client_writes_and_scores(
     assert 0 <= found["results"]["chosen"]["acc,none"] <= 1
     for sample in found["samples"]["written"]:
         prompt = sample["arguments"][0][0]
-        asked = {"model": "auto", "prompt": prompt, "max_tokens": 8, "temperature": 0, "stop": ["</s>"]}
+        ids = http.post("/tokenize", json={"prompt": prompt, "add_special_tokens": False}).json()["tokens"]
+        asked = {"model": "auto", "prompt": ids, "max_tokens": 8, "temperature": 0, "stop": ["</s>"]}
         ours = http.post("/v1/completions", json=asked).json()["choices"][0]["text"]
         assert sample["resps"][0][0] == ours
     for sample in found["samples"]["chosen"]:
