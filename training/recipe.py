@@ -6,7 +6,7 @@ Tags: `paper` (stated there), `anchor:<project>` (what that project does), `ours
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -195,7 +195,17 @@ class Recipe(_Section):
     output: Path | None = _choice(None, "ours", "the run folder")
 
 
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
+
+
 def read_recipe(path: Path | None, given: dict[str, Any], overrides: list[str]) -> Recipe:
+    """As `read_recipe_of`, of one training run."""
+    return read_recipe_of(Recipe, path, given, overrides)
+
+
+def read_recipe_of(
+    kind: type[AnyRecipe], path: Path | None, given: dict[str, Any], overrides: list[str]
+) -> AnyRecipe:
     """Read a YAML recipe; lay `given` (values by `section.key`) and then `section.key=value` strings over it.
 
     Relative paths in it are taken from the working directory, as those on the command line are.
@@ -226,7 +236,7 @@ def read_recipe(path: Path | None, given: dict[str, Any], overrides: list[str]) 
             ) from error
         _set(tree, key, parsed)
     try:
-        recipe = Recipe.model_validate(tree)
+        recipe = kind.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
