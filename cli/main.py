@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from cli.diagnose import diagnose
+from cli.evidence import evidence
 from cli.inspect import inspect
 from cli.pack import pack
 from cli.plan import plan
@@ -28,6 +29,7 @@ app.command()(serve)
 app.command()(route)
 app.command()(inspect)
 app.command()(push)
+app.add_typer(evidence)
 
 
 def main() -> None:

@@ -1,0 +1,126 @@
+"""The inner products of all rows' gradients: all that Stage II and every ablation of it need.
+
+The warm-up adapter is frozen, so a row's gradient is a constant, and what Stage II does with gradients is a
+function of their inner products alone (tests/training/test_stage_two_oracle.py). So they are computed once, for
+the run's rows and for held-out ones, and each variant of Stage II then costs seconds instead of a pass over the rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from evaluation.random_projection import DIMENSIONS, project
+from training.checkpoint import Checkpoint
+from training.gradient_source import Recomputed, check_norms, make_unit_
+from training.gradient_supply import row_gradients
+from training.gram import ProbeGradients
+from training.inputs import Inputs
+from training.progress import Advance, ignore_progress
+from training.rendering import TokenRow
+from training.row_gradients import RowGradients
+from training.stage_store import Stage, StageResult, StageStore
+from training.world import World
+
+_FILE = "cosines.safetensors"
+_HELD_BYTES = 2 << 30  # gradients held at once; rows beyond it are computed again, block by block
+
+
+@dataclass(frozen=True)
+class GradientCosines:
+    """Of N rows: cosines [N, N] of their gradients, their norms [N], and the cosines after a random projection.
+
+    `projected` [N, N] is None where it was not asked for.
+    """
+
+    cosines: NDArray[np.float64]
+    norms: NDArray[np.float64]
+    projected: NDArray[np.float64] | None
+
+    @property
+    def products(self) -> NDArray[np.float64]:
+        """Inner products [N, N] of the raw gradients."""
+        return self.cosines * np.outer(self.norms, self.norms)
+
+
+def gradient_cosines(
+    inputs: Inputs,
+    store: StageStore,
+    warmup: StageResult,
+    rows: Sequence[TokenRow],
+    projection_seed: int | None,
+) -> GradientCosines:
+    """Compute them for `rows` under the warm-up adapter, or read what an earlier call kept in `store`.
+
+    Raises:
+        TrainingError: a row's gradient is no number.
+
+    """
+    projects = projection_seed is not None
+    stage = Stage(
+        "cosines-projected" if projects else "cosines",
+        f"Inner products of {len(rows):,} gradients",
+        {
+            "warmup": warmup.digest,
+            "inputs": inputs.digest,
+            "rows": _digest(rows),
+            "projection": projection_seed,
+        },
+    )
+
+    def work(folder: Path) -> dict[str, Any]:
+        with row_gradients(inputs, warmup) as gradients:
+            source = _Noting(gradients, rows, projection_seed)
+            block = max(64, _HELD_BYTES // (4 * source.dimension))
+            probe = ProbeGradients(source, range(len(rows)), block, World())
+            with store.narrator.bar("row gradients", probe.computed_rows, "rows at most") as advance:
+                found = {"cosines": probe.gram(Checkpoint(folder, "", math.inf, World()), advance)}
+        found["norms"] = source.norms
+        if source.sketches is not None:
+            make_unit_(source.sketches)
+            found["projected"] = (source.sketches @ source.sketches.T).double()
+        save_file(found, folder / _FILE)
+        return {"rows": len(rows), "dimension": source.dimension}
+
+    kept = load_file(store.run(stage, work).folder / _FILE)
+    return GradientCosines(
+        kept["cosines"].numpy(), kept["norms"].numpy(), kept["projected"].numpy() if projects else None
+    )
+
+
+class _Noting(Recomputed):
+    """Notes each row's norm, and its random projection, as its gradient goes by."""
+
+    def __init__(self, source: RowGradients, rows: Sequence[TokenRow], projection_seed: int | None) -> None:
+        super().__init__(source, rows, World())
+        self.seed = projection_seed
+        self.norms = torch.zeros(len(rows), dtype=torch.float64)  # [N]
+        self.sketches = None if projection_seed is None else torch.zeros(len(rows), DIMENSIONS)  # [N, m]
+
+    def unit(self, rows: Sequence[int], advance: Advance = ignore_progress) -> Tensor:
+        places = list(rows)
+        picked = [self.rows[place] for place in places]
+        gradients = self.source.whole(picked, advance)  # [m, d]
+        norms = make_unit_(gradients)
+        check_norms(norms, picked)
+        self.norms[places] = norms.double().cpu()
+        if self.sketches is not None and self.seed is not None:
+            self.sketches[places] = project(gradients, DIMENSIONS, self.seed).cpu()
+        return gradients
+
+
+def _digest(rows: Sequence[TokenRow]) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(f"{list(row.input_ids)} {row.prompt_length} ".encode())
+    return digest.hexdigest()
