@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from evaluation.random_projection import DIMENSIONS, project
 from training.checkpoint import Checkpoint
 from training.gradient_source import Recomputed, check_norms, make_unit_
 from training.gradient_supply import row_gradients
@@ -38,14 +37,10 @@ _HELD_BYTES = 2 << 30  # gradients held at once; rows beyond it are computed aga
 
 @dataclass(frozen=True)
 class GradientCosines:
-    """Of N rows: cosines [N, N] of their gradients, their norms [N], and the cosines after a random projection.
-
-    `projected` [N, N] is None where it was not asked for.
-    """
+    """Of N rows: cosines [N, N] of their gradients, and their norms [N]."""
 
     cosines: NDArray[np.float64]
     norms: NDArray[np.float64]
-    projected: NDArray[np.float64] | None
 
     @property
     def products(self) -> NDArray[np.float64]:
@@ -54,11 +49,7 @@ class GradientCosines:
 
 
 def gradient_cosines(
-    inputs: Inputs,
-    store: StageStore,
-    warmup: StageResult,
-    rows: Sequence[TokenRow],
-    projection_seed: int | None,
+    inputs: Inputs, store: StageStore, warmup: StageResult, rows: Sequence[TokenRow]
 ) -> GradientCosines:
     """Compute them for `rows` under the warm-up adapter, or read what an earlier call kept in `store`.
 
@@ -66,56 +57,36 @@ def gradient_cosines(
         TrainingError: a row's gradient is no number.
 
     """
-    projects = projection_seed is not None
-    stage = Stage(
-        "cosines-projected" if projects else "cosines",
-        f"Inner products of {len(rows):,} gradients",
-        {
-            "warmup": warmup.digest,
-            "inputs": inputs.digest,
-            "rows": _digest(rows),
-            "projection": projection_seed,
-        },
-    )
+    depends_on = {"warmup": warmup.digest, "inputs": inputs.digest, "rows": _digest(rows)}
+    stage = Stage("cosines", f"Inner products of {len(rows):,} gradients", depends_on)
 
     def work(folder: Path) -> dict[str, Any]:
         with row_gradients(inputs, warmup) as gradients:
-            source = _Noting(gradients, rows, projection_seed)
+            source = _Noting(gradients, rows)
             block = max(64, _HELD_BYTES // (4 * source.dimension))
             probe = ProbeGradients(source, range(len(rows)), block, World())
             with store.narrator.bar("row gradients", probe.computed_rows, "rows at most") as advance:
-                found = {"cosines": probe.gram(Checkpoint(folder, "", math.inf, World()), advance)}
-        found["norms"] = source.norms
-        if source.sketches is not None:
-            make_unit_(source.sketches)
-            found["projected"] = (source.sketches @ source.sketches.T).double()
-        save_file(found, folder / _FILE)
+                cosines = probe.gram(Checkpoint(folder, "", math.inf, World()), advance)
+        save_file({"cosines": cosines, "norms": source.norms}, folder / _FILE)
         return {"rows": len(rows), "dimension": source.dimension}
 
     kept = load_file(store.run(stage, work).folder / _FILE)
-    return GradientCosines(
-        kept["cosines"].numpy(), kept["norms"].numpy(), kept["projected"].numpy() if projects else None
-    )
+    return GradientCosines(kept["cosines"].numpy(), kept["norms"].numpy())
 
 
 class _Noting(Recomputed):
-    """Notes each row's norm, and its random projection, as its gradient goes by."""
+    """Notes each row's norm as its gradient goes by."""
 
-    def __init__(self, source: RowGradients, rows: Sequence[TokenRow], projection_seed: int | None) -> None:
+    def __init__(self, source: RowGradients, rows: Sequence[TokenRow]) -> None:
         super().__init__(source, rows, World())
-        self.seed = projection_seed
         self.norms = torch.zeros(len(rows), dtype=torch.float64)  # [N]
-        self.sketches = None if projection_seed is None else torch.zeros(len(rows), DIMENSIONS)  # [N, m]
 
     def unit(self, rows: Sequence[int], advance: Advance = ignore_progress) -> Tensor:
-        places = list(rows)
-        picked = [self.rows[place] for place in places]
+        picked = [self.rows[row] for row in rows]
         gradients = self.source.whole(picked, advance)  # [m, d]
         norms = make_unit_(gradients)
         check_norms(norms, picked)
-        self.norms[places] = norms.double().cpu()
-        if self.sketches is not None and self.seed is not None:
-            self.sketches[places] = project(gradients, DIMENSIONS, self.seed).cpu()
+        self.norms[list(rows)] = norms.double().cpu()
         return gradients
 
 

@@ -47,7 +47,7 @@ def variance_by_partition(run: FinishedRun, store: StageStore) -> Exhibit:
 
     """
     inputs, assignment = run.inputs, run.assignment()
-    found = gradient_cosines(inputs, store, run.stage("warmup"), inputs.rows, None)
+    found = gradient_cosines(inputs, store, run.stage("warmup"), inputs.rows)
     texts = inputs.encoder.embed([row.routed_text for row in inputs.rows], inputs.recipe.router.max_tokens)
     by_text = KMeans(assignment.k, n_init=10, random_state=inputs.recipe.seed)
     by_text.fit(texts[list(inputs.split.train)])

@@ -1,7 +1,7 @@
 """What one answer costs: one routed expert against an ensemble of all of them (section 6.5, Table 4).
 
-FLOPs are counted on the real modules by PyTorch's FlopCounterMode (matrix products and attention; a multiply-add is
-two), latency is measured with Transformers and PEFT. Served latency is benchmarks/serving.py's.
+FLOPs are counted on the real modules (`evaluation.flop_count`), latency is measured with Transformers and PEFT. Served
+latency is benchmarks/serving.py's.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from peft import PeftModel
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache
 
+from bundle.read import read_bundle
 from evaluation.errors import EvidenceError
 from evaluation.exhibit import ACCENT, INK, SECOND, Exhibit, Table, canvas
 from evaluation.finished_run import FinishedRun
+from evaluation.flop_count import FlopCount
 from router.load import load_router
 from training.base_model import BaseModel
 from training.encoder import mean_pooled
@@ -64,7 +64,7 @@ class Contenders:
         self.model = _with_adapters(inputs.base, folders)
         self.source: RowGradients = row_gradients(inputs, run.stage("warmup"))
         self.centroids = read_centroids(run.stage("centroids")).to(self.source.device)
-        self.router = load_router(_bundle(run), threads=torch.get_num_threads())
+        self.router = load_router(read_bundle(run.folder / "bundle"), threads=torch.get_num_threads())
 
     def route(self, work: Work) -> None:
         """The semantic predictor on the prompt's text: ONNX, as served."""
@@ -108,7 +108,7 @@ def inference_cost(run: FinishedRun, prompts: int) -> Exhibit:
 
     """
     inputs, assignment = run.inputs, run.assignment()
-    rows = [row for row in inputs.split.validation[:prompts]]
+    rows = inputs.split.validation[:prompts]
     if not rows:
         raise EvidenceError(f"{run.folder}: it has no validation rows to take prompts from.")
     work = [Work(_prompt(inputs.rows[row]), int(assignment.labels[row])) for row in rows]
@@ -117,10 +117,7 @@ def inference_cost(run: FinishedRun, prompts: int) -> Exhibit:
     latency = _latencies(contenders, work)
     k, base = contenders.k, counted["base"]
     lora = counted["one expert"] - base
-    formula = {
-        "one routed expert": base + lora,
-        "ELREA, the paper's formula": (1 + k) * base + (3 + k) * lora,
-    }
+    formula = {"one routed expert": base + lora, "ELREA": (1 + k) * base + (3 + k) * lora}
     totals = {
         "one routed expert": counted["one expert"] + counted["router"],
         "ensemble of K + 1": counted["ensemble"],
@@ -186,7 +183,7 @@ def inference_cost(run: FinishedRun, prompts: int) -> Exhibit:
         "every expert and averages their probabilities at every token.",
         f"Latency: greedy answers of {_NEW_TOKENS} tokens, batch of one, float32, Transformers and PEFT with all adapters "
         "laid over one base; the router in ONNX, as served. Switching PEFT's active adapter is part of it.",
-        f"The paper's formula gives ELREA {formula['ELREA, the paper' + chr(39) + 's formula'] / base:.2f} base passes; "
+        f"The paper's formula gives ELREA {formula['ELREA'] / base:.2f} base passes; "
         f"counted, they are {totals['ELREA'] / base:.2f}: the gradient goes back through the frozen base too.",
         f"The paper takes F_SP << F_LoRA; here F_SP is {counted['router'] / lora:.1f} times F_LoRA and "
         f"{counted['router'] / base:.2f} times F_base.",
@@ -223,12 +220,6 @@ def _with_adapters(base: BaseModel, folders: dict[str, Any]) -> PeftModel:
     return model.eval()
 
 
-def _bundle(run: FinishedRun) -> Any:
-    from bundle.read import read_bundle
-
-    return read_bundle(run.folder / "bundle")
-
-
 def _prompt(row: TokenRow) -> TokenRow:
     ids = list(row.input_ids[: row.prompt_length])
     return TokenRow(row.origin, row.source, row.routed_text, ids, len(ids))
@@ -260,11 +251,9 @@ def _count(contenders: Contenders, inputs: Inputs, work: Sequence[Work]) -> dict
 
 
 def _flops(call: Callable[[], object], grad: bool = False) -> float:
-    # The plain attention: two matrix products, which the counter knows; the CPU's fused kernel it does not.
-    counter = FlopCounterMode(display=False)
-    with torch.set_grad_enabled(grad), sdpa_kernel(SDPBackend.MATH), counter:
+    with torch.set_grad_enabled(grad), FlopCount() as count:
         call()
-    return float(counter.get_total_flops())
+    return float(count.total)
 
 
 def _encode(inputs: Inputs, text: str) -> None:

@@ -52,7 +52,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Partition:
+class Clustered:
     """Labels [N] of all rows, clusters numbered by size, and the number of clusters that are left."""
 
     labels: NDArray[np.int64]
@@ -60,7 +60,10 @@ class Partition:
 
 
 class Span:
-    """N rows in coordinates [N, N] of their own span; `train` are those that calibration sees, `probe` those it starts on."""
+    """N rows in coordinates [N, N] of their own span.
+
+    `train` are the places of those that calibration sees, `probe` of those it starts on.
+    """
 
     def __init__(
         self,
@@ -76,7 +79,7 @@ class Span:
         if len(self.probe) < 4:
             raise RecipeError(f"The probe has {len(self.probe)} rows, too few to start clusters on.")
 
-    def partition(self, variant: Variant, section: ClustersSection, seed: int) -> Partition:
+    def partition(self, variant: Variant, section: ClustersSection, seed: int) -> Clustered:
         """Run Stage II over all rows; a cluster below `section.min_rows` is merged, as in training."""
         source = self._unit if variant.unit else _Raw(self._unit, self.norms)
         start = normalize(self._start(variant, section, seed), dim=1)
@@ -98,7 +101,7 @@ class Span:
         counted = np.zeros(len(found), dtype=bool)
         counted[self.train] = True
         whole = assign(Comparison(found, self.norms, np.zeros(len(found))), counted, section.min_rows)
-        return Partition(whole.labels, whole.k)
+        return Clustered(whole.labels, whole.k)
 
     def _start(self, variant: Variant, section: ClustersSection, seed: int) -> Tensor:
         """Centroids [K, N], not normalised."""
