@@ -15,6 +15,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     DataCollatorForSeq2Seq,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
@@ -33,14 +34,14 @@ from training.rendering import TokenRow
 class Schedule:
     """How long and how fast."""
 
-    epochs: int
+    epochs: float
     learning_rate: float
     batch_rows: int
     at_least_steps: int = 0
 
     def steps(self, rows: int) -> int:
         """Optimiser steps for this many rows."""
-        return max(self.at_least_steps, self.epochs * -(-rows // self.batch_rows))
+        return max(1, self.at_least_steps, round(self.epochs * -(-rows // self.batch_rows)))
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,28 @@ def finetune(
 
     """
     _assert_only_lora_trains(model)
+    tuned = descend(model, tokenizer, rows, schedule, seed, advance)
+    config: Any = model.peft_config[model.active_adapters[0]]
+    config.target_modules = sorted(config.target_modules)  # a set: its order would differ from run to run
+    # Embeddings are never trained: left to itself, PEFT would ask the hub whether they were.
+    model.save_pretrained(str(save_to), safe_serialization=True, save_embedding_layers=False)
+    return tuned
+
+
+def descend(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[TokenRow],
+    schedule: Schedule,
+    seed: int,
+    advance: Advance,
+) -> Tuned:
+    """Train whatever weights of the model ask for a gradient, and save nothing.
+
+    Raises:
+        TrainingError: the loss is no number.
+
+    """
     steps = schedule.steps(len(rows))
     on_cuda = torch.cuda.is_available()
     with tempfile.TemporaryDirectory() as scratch:
@@ -136,10 +159,6 @@ def finetune(
         )
         trainer.remove_callback(_printer(trainer))
         trainer.train()
-    config: Any = model.peft_config[model.active_adapters[0]]
-    config.target_modules = sorted(config.target_modules)  # a set: its order would differ from run to run
-    # Embeddings are never trained: left to itself, PEFT would ask the hub whether they were.
-    model.save_pretrained(str(save_to), safe_serialization=True, save_embedding_layers=False)
     tenth = max(1, len(watcher.losses) // 10)
     return Tuned(
         steps=steps,

@@ -6,7 +6,7 @@ Tags: `paper` (stated there), `anchor:<project>` (what that project does), `ours
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -160,8 +160,18 @@ class Recipe(_Section):
     output: Path | None = _choice(None, "ours", "the run folder")
 
 
-def read_recipe(path: Path | None, given: dict[str, Any], overrides: list[str]) -> Recipe:
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
+
+
+def read_recipe(
+    path: Path | None,
+    given: dict[str, Any],
+    overrides: list[str],
+    kind: type[AnyRecipe] = Recipe,  # type: ignore[assignment]
+) -> AnyRecipe:
     """Read a YAML recipe; lay `given` (values by `section.key`) and then `section.key=value` strings over it.
+
+    `kind` is what it is a recipe of: of a training run, or of more than one.
 
     Relative paths in it are taken from the working directory, as those on the command line are.
 
@@ -191,7 +201,7 @@ def read_recipe(path: Path | None, given: dict[str, Any], overrides: list[str]) 
             ) from error
         _set(tree, key, parsed)
     try:
-        recipe = Recipe.model_validate(tree)
+        recipe = kind.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

@@ -1,0 +1,1 @@
+"""Table 1's methods, one file each, behind one protocol."""

@@ -1,0 +1,26 @@
+"""K-means on embeddings: clusters of like prompts."""
+
+from __future__ import annotations
+
+from sklearn.cluster import KMeans
+
+from evaluation.experts import train_partition
+from evaluation.methods.protocol import Tuning
+from evaluation.partition import Fitted, one_expert_each
+from evaluation.seed_run import SeedRun
+
+
+class KMeansOnEmbeddings:
+    """As many clusters as ours, of the router's encoding of the prompts; the oracle is the nearest centroid."""
+
+    name = "kmeans"
+    title = "K-means on embeddings"
+    tuning: Tuning = "adapters"
+
+    def fit(self, run: SeedRun, learning_rate: float) -> Fitted:
+        """As `Method.fit`."""
+        k = run.clusters.k
+        found = KMeans(k, n_init=run.inputs.recipe.clusters.n_init, random_state=run.seed)
+        found.fit(run.embeddings[run.train])
+        partition = run.routed(self.name, found.predict(run.embeddings).astype("int64"), k)
+        return one_expert_each(partition, train_partition(run, partition, run.schedule(learning_rate)))
