@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 evidence = typer.Typer(
     name="evidence",
-    help="Measure the paper's tables, figures and ablations. Each writes NAME.md, NAME.json and NAME.png into --output; "
-    "stopped, the same command goes on where it was.",
+    help="Measure the paper's tables, figures and ablations. Each writes NAME.md, NAME.json and NAME.png into "
+    "--output; stopped, the same command goes on where it was.",
     no_args_is_help=True,
 )
 
@@ -32,6 +32,11 @@ Run = Annotated[Path, typer.Argument(help="The folder of a finished training: it
 Output = Annotated[
     Path, typer.Option("--output", help="Folder for the table, the figures and what was computed.")
 ]
+HeldOut = Annotated[
+    list[str] | None,
+    typer.Option("--held-out", help="Rows to judge on that the run never saw; without, its validation rows."),
+]
+_HELD_OUT = 100  # held-out rows per skill and surface of the controlled suite
 
 
 @evidence.command("cluster-terms")
@@ -79,6 +84,57 @@ def variance(run: Run, output: Output) -> None:
     from evaluation.gradient_variance import variance_by_partition
 
     _make(output, run, variance_by_partition)
+
+
+@evidence.command("ablations")
+def ablations(
+    run: Run,
+    output: Output,
+    held_out: HeldOut = None,
+    train: Annotated[
+        bool, typer.Option("--train/--no-train", help="Train experts for held-out losses; without, minutes.")
+    ] = True,
+) -> None:
+    """Label agreement, cohesion and held-out loss with one choice of Stages II and III changed at a time."""
+    from evaluation.ablations import ablations as measure
+    from evaluation.rerun import read_held_out
+
+    _make(
+        output,
+        run,
+        lambda found, store: measure(found, store, read_held_out(held_out or [], found.inputs), train),
+    )
+
+
+@evidence.command("regimes")
+def regimes(
+    output: Output,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer points and two seeds: about half an hour on one core.")
+    ] = False,
+) -> None:
+    """The controlled suite: gain of GradientSpace over conflict, rows per skill and adapter rank.
+
+    On the demo's base and generated rows whose interference is known.
+    """
+    import demo
+    from demo.conflict import make_conflict_rows
+    from evaluation.regimes import Dials
+    from evaluation.regimes import regimes as measure
+
+    dials, seeds = (
+        (Dials((0.0, 0.5, 1.0), (60, 240), (4, 1)), range(2))
+        if quick
+        else (Dials((0.0, 0.25, 0.5, 0.75, 1.0), (60, 240, 960), (4, 1, 16)), range(3))
+    )
+
+    def rows(count: int, conflict: float, seed: int, held_out: bool) -> list[dict[str, str]]:
+        return make_conflict_rows(count, conflict, seed, "heldout" if held_out else "train")
+
+    with _telling():
+        narrator, _ = _store(output)
+        base = Path(demo.__file__).parent / "base"
+        _show(measure(dials, seeds, rows, _HELD_OUT, base, output, narrator), output)
 
 
 def _make(output: Path, run: Path, measure: Callable[[FinishedRun, StageStore], Exhibit]) -> None:

@@ -57,8 +57,8 @@ def cluster_terms(run: FinishedRun) -> Exhibit:
         }
         picture = _bars(by_source, assignment.k)
     notes = [
-        "Words from prompts and answers. A term is listed where its mean TF-IDF in the cluster exceeds that over all rows "
-        "by the most; English stop words are left out (the paper's first cluster is made of them).",
+        "Words from prompts and answers. A term is listed where its mean TF-IDF in the cluster exceeds that over all "
+        "rows by the most; English stop words are left out (the paper's first cluster is made of them).",
     ]
     if 0 < unnamed < len(members):
         notes.append(f"{unnamed} rows carry no source and stand under `-`.")

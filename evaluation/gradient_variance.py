@@ -74,8 +74,9 @@ def variance_by_partition(run: FinishedRun, store: StageStore) -> Exhibit:
             for part, by_kind in shares.items()
         },
         [
-            "within: the weighted mean of the parts' variances, in % of the whole's (Theorem 3's ratio); across: the rest, "
-            "the spread of the parts' means. unit: rows at length one, as Stage II sees them; raw: as SGD sees them.",
+            "within: the weighted mean of the parts' variances, in % of the whole's (Theorem 3's ratio); across: the "
+            "rest, the spread of the parts' means. unit: rows at length one, as Stage II sees them; raw: as "
+            "SGD sees them.",
             "above the whole: parts with Var(D_i) > Var(D), which equation 5 says can't be.",
             f"random: the gradient clusters' labels dealt out {_DEALS} times, mean; K parts of n rows get "
             "(K - 1) / (n - 1) across for nothing.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -25,7 +26,6 @@ from evaluation.flop_count import FlopCount
 from router.load import load_router
 from training.base_model import BaseModel
 from training.encoder import mean_pooled
-from training.finetune import load_adapter
 from training.gradient_supply import row_gradients
 from training.inputs import Inputs
 from training.rendering import TokenRow
@@ -181,8 +181,8 @@ def inference_cost(run: FinishedRun, prompts: int) -> Exhibit:
     notes = [
         "FLOPs are those up to the answer's first token, mean over the prompts. The ensemble runs the base adapter and "
         "every expert and averages their probabilities at every token.",
-        f"Latency: greedy answers of {_NEW_TOKENS} tokens, batch of one, float32, Transformers and PEFT with all adapters "
-        "laid over one base; the router in ONNX, as served. Switching PEFT's active adapter is part of it.",
+        f"Latency: greedy answers of {_NEW_TOKENS} tokens, batch of one, float32, Transformers and PEFT with all "
+        "adapters laid over one base; the router in ONNX, as served. Switching PEFT's active adapter is part of it.",
         f"The paper's formula gives ELREA {formula['ELREA'] / base:.2f} base passes; "
         f"counted, they are {totals['ELREA'] / base:.2f}: the gradient goes back through the frozen base too.",
         f"The paper takes F_SP << F_LoRA; here F_SP is {counted['router'] / lora:.1f} times F_LoRA and "
@@ -235,18 +235,18 @@ def _count(contenders: Contenders, inputs: Inputs, work: Sequence[Work]) -> dict
     for one in work:
         ids = torch.tensor([list(one.prompt.input_ids)], device=contenders.model.device)  # [1, P]
         contenders.model.set_adapter(f"expert-{one.expert}")
-        expert = _flops(lambda ids=ids: contenders.model(input_ids=ids, logits_to_keep=1))
+        expert = _flops(partial(contenders.model, input_ids=ids, logits_to_keep=1))
+        router = _flops(partial(_encode, inputs, one.prompt.routed_text))
         parts = {
-            "base": _flops(lambda ids=ids: contenders.base_model(input_ids=ids, logits_to_keep=1)),
+            "base": _flops(partial(contenders.base_model, input_ids=ids, logits_to_keep=1)),
             "one expert": expert,
             "ensemble": expert * len(contenders.adapters),  # adapters of one shape: each pass costs the same
-            "router": _flops(lambda text=one.prompt.routed_text: _encode(inputs, text))
-            + 2.0 * inputs.encoder.hidden * contenders.k,
+            "router": router + 2.0 * inputs.encoder.hidden * contenders.k,
         }
         for name, flops in parts.items():
             found.setdefault(name, []).append(flops)
     with contenders.source:
-        found["gradient"] = [_flops(lambda one=one: contenders.elrea_weights(one), grad=True) for one in work]
+        found["gradient"] = [_flops(partial(contenders.elrea_weights, one), grad=True) for one in work]
     return {name: float(np.mean(each)) for name, each in found.items()}
 
 

@@ -43,7 +43,7 @@ def paired_difference(one: Numbers, other: Numbers, tokens: Numbers) -> Differen
     found = np.empty(_RESAMPLES)
     for number in range(_RESAMPLES):
         losses = counts = 0.0
-        for seed in draw.integers(seeds, size=seeds):
+        for seed in list(draw.integers(seeds, size=seeds)):
             picked = draw.integers(rows, size=rows)
             losses += gap[seed, picked].sum()
             counts += tokens[seed, picked].sum()

@@ -89,7 +89,13 @@ def sentence_pairs(run: FinishedRun, store: StageStore, pairs: Sequence[Pair], s
         found.append(_correlation(f"gradients, {name}", "score", cosines, score, seed))
         found.append(_correlation(f"gradients, {name}", "embeddings", cosines, texts, seed))
     found.append(
-        _correlation("gradients, as instruction", "gradients, as answer", *similarity.values(), seed)
+        _correlation(
+            "gradients, as instruction",
+            "gradients, as answer",
+            similarity["as instruction"],
+            similarity["as answer"],
+            seed,
+        )
     )
     table = Table(
         f"Correlation over {len(pairs)} pairs, 95 % interval by resampling pairs",
@@ -104,10 +110,10 @@ def sentence_pairs(run: FinishedRun, store: StageStore, pairs: Sequence[Pair], s
         "gradient": {name: cosines.tolist() for name, cosines in similarity.items()},
     }
     notes = [
-        "as instruction: the sentence is the user's turn, and the loss is that of its own tokens (the template's are left "
-        f"out). as answer: it is the answer to {_REQUEST!r}, which every sentence shares.",
-        f"Base {inputs.base.record.name} under the run's warm-up adapter, r = {inputs.recipe.lora.rank}, full-dimensional "
-        f"gradients; embeddings of {inputs.encoder.name}, mean pooled.",
+        "as instruction: the sentence is the user's turn, and the loss is that of its own tokens (the template's are "
+        f"left out). as answer: it is the answer to {_REQUEST!r}, which every sentence shares.",
+        f"Base {inputs.base.record.name} under the run's warm-up adapter, r = {inputs.recipe.lora.rank}, "
+        f"full-dimensional gradients; embeddings of {inputs.encoder.name}, mean pooled.",
     ]
     return Exhibit(
         "figure4",
