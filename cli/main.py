@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from cli.diagnose import diagnose
+from cli.evaluate import evaluate
 from cli.evidence import evidence
 from cli.inspect import inspect
 from cli.pack import pack
@@ -30,6 +31,7 @@ app.command()(route)
 app.command()(inspect)
 app.command()(push)
 app.add_typer(evidence)
+app.command()(evaluate)
 
 
 def main() -> None:

@@ -16,13 +16,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 
+from evaluation.bootstrap import Difference
 from evaluation.errors import EvidenceError
 from evaluation.exhibit import ACCENT, INK, MUTED, SECOND, Exhibit, Table, canvas
 from evaluation.experts import train_partition
 from evaluation.finished_run import FinishedRun
 from evaluation.fresh_start import fresh_adapter
 from evaluation.gradient_cosines import GradientCosines, gradient_cosines
-from evaluation.paired_difference import Difference, paired_difference
+from evaluation.overall_difference import overall_difference, told
 from evaluation.partition import ORACLE, ROUTER, Partition, one_expert_each
 from evaluation.projected_gradients import DIMENSIONS, projected_gradients
 from evaluation.rerun import Rerun
@@ -170,7 +171,7 @@ class _Laboratory:
                 None
                 if scores is None
                 else {
-                    route: paired_difference(each.loss, self._scores[route].loss, each.tokens.astype(float))
+                    route: overall_difference(each.loss, self._scores[route].loss, each.tokens)
                     for route, each in scores.items()
                 },
             )
@@ -207,7 +208,7 @@ def _exhibit(run: FinishedRun, laboratory: _Laboratory, errors: NDArray[np.float
             if one.losses is None or one.over_default is None:
                 cells += ["", ""]
             else:
-                cells += [f"{one.losses[route]:.4f}", str(one.over_default[route])]
+                cells += [f"{one.losses[route]:.4f}", told(one.over_default[route])]
     quantiles = np.quantile(errors, [0.5, 0.95, 1.0])
     judged = "held-out" if len(again.test) else "validation"
     notes = [
@@ -262,7 +263,7 @@ def _picture(tried: Sequence[Tried]) -> Figure:
                 continue
             gap = one.over_default[route]
             right.plot([gap.low, gap.high], [place + offset] * 2, color=colour, lw=1.6)
-            right.plot([gap.value], [place + offset], color=colour, marker="o", ms=4)
+            right.plot([gap.mean], [place + offset], color=colour, marker="o", ms=4)
     right.axvline(0, color=MUTED, lw=0.8)
     right.set_yticks([])
     right.set_title("loss over the default: oracle (blue), router (red)", fontsize=9.5, loc="left")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -94,13 +93,6 @@ def write_records(path: Path, rows: Sequence[DrawnRow]) -> None:
     lines = [json.dumps(row.record, ensure_ascii=False) + "\n" for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(lines), encoding="utf-8")
-
-
-def digest_of(rows: Sequence[DrawnRow]) -> str:
-    """Return a digest of the rows' records, in order."""
-    return hashlib.sha256(
-        "".join(json.dumps(row.record, sort_keys=True) for row in rows).encode()
-    ).hexdigest()
 
 
 def _source(record: Any, name: str) -> str:

@@ -6,17 +6,15 @@ Above every table stands what it takes to get it again: the command, the commit,
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from evaluation.results import machine, write_whole
 from training.bundling import git_commit, package_versions
 
 INK, MUTED, ACCENT, SECOND = "#222222", "#767676", "#2f6db5", "#c4552d"
@@ -59,22 +57,26 @@ class Exhibit:
         """Write NAME.md, NAME.json and, if there is a picture, NAME.png into `folder`; return their paths."""
         folder.mkdir(parents=True, exist_ok=True)
         made = [folder / f"{self.name}.md", folder / f"{self.name}.json"]
-        origin = {"command": command, "commit": git_commit(), "machine": machine(), "seeds": list(self.seeds)}
+        origin = {
+            "command": command,
+            "commit": git_commit(),
+            "machine": machine(),
+            "seeds": list(self.seeds),
+            "versions": package_versions(),
+        }
         if self.picture is not None:
             made.append(folder / f"{self.name}.png")
             self.picture.savefig(made[-1], dpi=_DOTS_PER_INCH)
         record = {"name": self.name, "title": self.title, **origin, "failures": self.failures, **self.figures}
-        made[1].write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        made[0].write_text(self._page(origin), encoding="utf-8")
+        write_whole(made[1], json.dumps(record, indent=2, allow_nan=False) + "\n")
+        write_whole(made[0], self._page(origin))
         return made
 
     def _page(self, origin: dict[str, Any]) -> str:
-        found = origin["machine"]
         parts = [
             f"# {self.title}",
             f"`{origin['command']}`, commit {(origin['commit'] or 'unknown')[:12]}, seeds "
-            f"{', '.join(map(str, self.seeds))}; {found['processor']}, {found['threads']} of {found['cores']} cores, "
-            f"{found['device']}, PyTorch {found['versions']['torch']}.",
+            f"{', '.join(map(str, self.seeds))}; {origin['machine']}, PyTorch {origin['versions']['torch']}.",
             *(table.markdown() for table in self.tables),
         ]
         if self.notes:
@@ -95,26 +97,6 @@ def canvas(width: float, height: float, panels: int = 1) -> Figure:
         axes.grid(axis="y", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
     return figure
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU",
-        "versions": package_versions(),
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _cell(text: str) -> str:

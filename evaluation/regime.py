@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ from training.recipe import (
     SplitSection,
     WarmupSection,
 )
-from training.stage_store import StageStore
+from training.stage_store import Stage, StageStore
 from training.world import World
 
 Record = dict[str, str]
@@ -115,7 +116,7 @@ def measure_regime(
             if method.name == "kmeans":
                 by_text = fitted.weights["oracle"][run.test].argmax(1)
         skills = [run.rows[place].source for place in run.test]
-        return Outcome(
+        outcome = Outcome(
             scores,
             float(adjusted_rand_score(skills, run.clusters.labels[run.test])),
             float(adjusted_rand_score(skills, by_text)),
@@ -123,15 +124,27 @@ def measure_regime(
             routed,
             visits,
         )
+        run.clear()
+        return outcome
 
 
 def _skill_cosine(run: SeedRun) -> float:
-    run.supply.open()
+    """The cosine of the skills' mean unit gradients: of two skills, or the mean over pairs."""
     sources = np.array([run.rows[place].source for place in run.train], dtype=str)
-    means = [
-        run.supply.source.unit(run.train[sources == name].tolist()).mean(0) for name in np.unique(sources)
-    ]
-    return float(torch.nn.functional.cosine_similarity(means[0], means[1], dim=0))
+
+    def work(folder: Path) -> dict[str, Any]:
+        run.supply.open()
+        means = [
+            run.supply.source.unit(run.train[sources == name].tolist()).mean(0) for name in np.unique(sources)
+        ]
+        unit = torch.nn.functional.normalize(torch.stack(means), dim=1)  # [skills, d]
+        between = (unit @ unit.T)[np.triu_indices(len(unit), 1)]
+        return {"cosine": float(between.mean())}
+
+    depends_on = {"warmup": run.warmup.digest, "sources": sources.tolist()}
+    return float(
+        run.store.run(Stage("skills", "Do the skills' gradients agree?", depends_on), work).facts["cosine"]
+    )
 
 
 def _recipe(regime: Regime, seed: int, base: Path, rows: Path) -> Recipe:

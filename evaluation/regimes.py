@@ -11,8 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from evaluation.bootstrap import Difference
 from evaluation.exhibit import MUTED, SERIES, Exhibit, Table, canvas
-from evaluation.paired_difference import Difference, paired_difference
+from evaluation.overall_difference import overall_difference, side, told
 from evaluation.regime import Outcome, Regime, RowMaker, measure_regime
 from training.errors import TrainingError
 from training.progress import Narrator
@@ -61,8 +62,7 @@ class Point:
         one, other = (
             np.stack([outcome.scores[key].loss for outcome in self.outcomes]) for key in (theirs, ours)
         )
-        tokens = np.stack([outcome.scores[ours].tokens for outcome in self.outcomes]).astype(float)
-        return paired_difference(one, other, tokens)
+        return overall_difference(one, other, self.outcomes[0].scores[ours].tokens)
 
 
 def regimes(
@@ -156,11 +156,11 @@ def _gains(points: Sequence[Point]) -> Table:
         [
             *_dials(point.regime),
             *(
-                str(point.gain(f"gradientspace/{route}", keys[route]))
+                told(point.gain(f"gradientspace/{route}", keys[route]))
                 for route in _ROUTES
                 for keys in RIVALS.values()
             ),
-            str(point.gain("true-skill/router", "one-lora/all")),
+            told(point.gain("true-skill/router", "one-lora/all")),
         ]
         for point in points
     ]
@@ -180,7 +180,7 @@ def _verdict(points: Sequence[Point]) -> list[str]:
     """Where GradientSpace, routed, beats each rival, and where no split beats one LoRA."""
     lines = []
     for rival, keys in RIVALS.items():
-        signs = [point.gain(OURS[1], keys["router"]).sign for point in points]
+        signs = [side(point.gain(OURS[1], keys["router"])) for point in points]
         lines.append(
             f"Routed GradientSpace against {rival}: ahead in {signs.count(1)} of {len(points)} regimes, behind in "
             f"{signs.count(-1)}, not told apart in {signs.count(0)}."
@@ -189,7 +189,7 @@ def _verdict(points: Sequence[Point]) -> list[str]:
     nothing = [
         point.regime.name
         for point in points
-        if all(point.gain(split, "one-lora/all").sign < 1 for split in splits)
+        if all(side(point.gain(split, "one-lora/all")) < 1 for split in splits)
     ]
     lines.append(
         f"No routed split beats one LoRA in {len(nothing)} of {len(points)}: {', '.join(nothing) or 'none'}."
@@ -260,7 +260,7 @@ def _lines(
         gains = [point.gain(f"gradientspace/{route}", keys[route]) for point in line]
         axes.plot(
             at,
-            [gain.value for gain in gains],
+            [gain.mean for gain in gains],
             style,
             color=colour,
             marker="o",

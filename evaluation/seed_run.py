@@ -109,6 +109,11 @@ class SeedRun:
         supply = GradientSupply(self.inputs, self.store, self.warmup, dimension, self._plan.gradients)
         return self._stack.enter_context(supply)
 
+    def clear(self) -> None:
+        """Delete the gradients on disk: the seed is through, and its stages have what was made of them."""
+        if "supply" in self.__dict__:
+            self.supply.remove()
+
     @cached_property
     def embeddings(self) -> NDArray[np.float32]:
         """The router's encoding of every row's routed text [N + T, H]."""

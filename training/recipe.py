@@ -163,15 +163,15 @@ class Recipe(_Section):
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
 
-def read_recipe(
-    path: Path | None,
-    given: dict[str, Any],
-    overrides: list[str],
-    kind: type[AnyRecipe] = Recipe,  # type: ignore[assignment]
+def read_recipe(path: Path | None, given: dict[str, Any], overrides: list[str]) -> Recipe:
+    """As `read_recipe_of`, of one training run."""
+    return read_recipe_of(Recipe, path, given, overrides)
+
+
+def read_recipe_of(
+    kind: type[AnyRecipe], path: Path | None, given: dict[str, Any], overrides: list[str]
 ) -> AnyRecipe:
     """Read a YAML recipe; lay `given` (values by `section.key`) and then `section.key=value` strings over it.
-
-    `kind` is what it is a recipe of: of a training run, or of more than one.
 
     Relative paths in it are taken from the working directory, as those on the command line are.
 

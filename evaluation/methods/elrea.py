@@ -14,7 +14,7 @@ from sklearn.cluster import Birch
 
 from evaluation.experts import train_adapter, train_partition
 from evaluation.methods.elrea_paper import mean_directions
-from evaluation.methods.protocol import Tuning
+from evaluation.methods.protocol import Method, Tuning
 from evaluation.partition import ROUTER, Fitted, Partition
 from evaluation.projected_gradients import of_instruction, projected_gradients
 from evaluation.seed_run import SeedRun
@@ -34,6 +34,7 @@ class Elrea:
     name = "elrea"
     title = "ELREA, as its authors describe it"
     tuning: Tuning = "adapters"
+    rated_as: Method | None = None
 
     def fit(self, run: SeedRun, learning_rate: float) -> Fitted:
         """As `Method.fit`."""

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from evaluation.methods.gradientspace import gradient_experts
-from evaluation.methods.protocol import Tuning
+from evaluation.methods.protocol import Method, Tuning
 from evaluation.partition import ORACLE, ROUTER, Fitted
 from evaluation.projected_gradients import of_instruction, projected_gradients
 from evaluation.seed_run import SeedRun
@@ -23,6 +23,7 @@ class ElreaPaper:
     name = "elrea-paper"
     title = "ELREA, as the paper words it"
     tuning: Tuning = "adapters"
+    rated_as: Method | None = None
 
     def fit(self, run: SeedRun, learning_rate: float) -> Fitted:
         """As `Method.fit`."""

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evaluation.methods.protocol import Tuning
+from evaluation.methods.protocol import Method, Tuning
 from evaluation.partition import Fitted, Model, alone
 from evaluation.seed_run import SeedRun
 from training.finetune import descend, load_adapter
@@ -19,6 +19,7 @@ class FullFinetuning:
     name = "full"
     title = "Full fine-tuning"
     tuning: Tuning = "all weights"
+    rated_as: Method | None = None
 
     def fit(self, run: SeedRun, learning_rate: float) -> Fitted:
         """As `Method.fit`."""
@@ -31,6 +32,7 @@ class FullFinetuning:
             with run.store.narrator.bar("fine-tuning", steps, "steps") as advance:
                 tuned = descend(model, run.inputs.tokenizer, run.pick(run.train), schedule, run.seed, advance)
             model.save_pretrained(str(folder), safe_serialization=True)
+            run.inputs.tokenizer.save_pretrained(str(folder))  # so that an engine can serve it as it is
             return asdict(tuned)
 
         depends_on = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from evaluation.experts import train_partition
-from evaluation.methods.protocol import Tuning
+from evaluation.methods.protocol import Method, Tuning
 from evaluation.partition import Fitted, Model, Partition, one_expert_each
 from evaluation.seed_run import SeedRun
 
@@ -14,6 +14,7 @@ class GradientSpace:
     name = "gradientspace"
     title = "GradientSpace"
     tuning: Tuning = "adapters"
+    rated_as: Method | None = None
 
     def fit(self, run: SeedRun, learning_rate: float) -> Fitted:
         """As `Method.fit`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sklearn.cluster import KMeans
 
 from evaluation.experts import train_partition
-from evaluation.methods.protocol import Tuning
+from evaluation.methods.protocol import Method, Tuning
 from evaluation.partition import Fitted, one_expert_each
 from evaluation.seed_run import SeedRun
 
@@ -16,6 +16,7 @@ class KMeansOnEmbeddings:
     name = "kmeans"
     title = "K-means on embeddings"
     tuning: Tuning = "adapters"
+    rated_as: Method | None = None
 
     def fit(self, run: SeedRun, learning_rate: float) -> Fitted:
         """As `Method.fit`."""

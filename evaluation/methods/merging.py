@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.methods.gradientspace import gradient_experts
-from evaluation.methods.protocol import Tuning
+from evaluation.methods.protocol import Method, Tuning
 from evaluation.partition import Fitted, Model, alone
 from evaluation.seed_run import SeedRun
 from training.finetune import load_adapter
@@ -24,6 +24,7 @@ class Merging:
     name = "merging"
     title = "Model merging"
     tuning: Tuning = "adapters"
+    rated_as: Method | None = None
 
     def fit(self, run: SeedRun, learning_rate: float) -> Fitted:
         """As `Method.fit`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from evaluation.experts import train_adapter
-from evaluation.methods.protocol import Tuning
+from evaluation.methods.protocol import Method, Tuning
 from evaluation.partition import Fitted, alone
 from evaluation.seed_run import SeedRun
 
@@ -14,6 +14,7 @@ class OneLora:
     name = "one-lora"
     title = "One LoRA"
     tuning: Tuning = "adapters"
+    rated_as: Method | None = None
 
     def fit(self, run: SeedRun, learning_rate: float) -> Fitted:
         """As `Method.fit`."""

@@ -6,21 +6,25 @@ dial.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from evaluation.experts import train_adapter, train_partition
-from evaluation.methods.gradientspace import gradient_clusters
-from evaluation.methods.protocol import Tuning
+from evaluation.methods.gradientspace import GradientSpace, gradient_clusters
+from evaluation.methods.protocol import Method, Tuning
 from evaluation.partition import Fitted, Partition, one_expert_each
 from evaluation.seed_run import SeedRun
 
 
 @dataclass(frozen=True)
 class ShareThenSplit:
-    """`percent` of every row's visits shared, the rest in its cluster's expert; 0 is GradientSpace."""
+    """`percent` of every row's visits shared, the rest in its cluster's expert; 0 is GradientSpace.
+
+    At GradientSpace's learning rate: it is a variant of ours, and gets no tuning that ours did not.
+    """
 
     percent: int
     tuning: Tuning = "adapters"
+    rated_as: Method | None = field(default_factory=GradientSpace)
 
     @property
     def name(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from evaluation.experts import train_partition
-from evaluation.methods.protocol import Tuning
+from evaluation.methods.protocol import Method, Tuning
 from evaluation.partition import Fitted, one_expert_each
 from evaluation.seed_run import SeedRun
 from training.errors import TrainingError
@@ -17,6 +17,7 @@ class TrueSkill:
     name = "true-skill"
     title = "Experts by true skill"
     tuning: Tuning = "adapters"
+    rated_as: Method | None = None
 
     def fit(self, run: SeedRun, learning_rate: float) -> Fitted:
         """As `Method.fit`."""

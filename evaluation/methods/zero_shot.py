@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evaluation.methods.protocol import Tuning
+from evaluation.methods.protocol import Method, Tuning
 from evaluation.partition import Fitted, Model, alone
 from evaluation.seed_run import SeedRun
 
@@ -13,6 +13,7 @@ class ZeroShot:
     name = "zero-shot"
     title = "Zero-shot"
     tuning: Tuning = "none"
+    rated_as: Method | None = None
 
     def fit(self, run: SeedRun, learning_rate: float) -> Fitted:
         """As `Method.fit`."""
