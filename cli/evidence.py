@@ -36,6 +36,9 @@ HeldOut = Annotated[
     list[str] | None,
     typer.Option("--held-out", help="Rows to judge on that the run never saw; without, its validation rows."),
 ]
+Train = Annotated[
+    bool, typer.Option("--train/--no-train", help="Train experts for held-out losses; without, minutes.")
+]
 _HELD_OUT = 100  # held-out rows per skill and surface of the controlled suite
 
 
@@ -91,9 +94,7 @@ def ablations(
     run: Run,
     output: Output,
     held_out: HeldOut = None,
-    train: Annotated[
-        bool, typer.Option("--train/--no-train", help="Train experts for held-out losses; without, minutes.")
-    ] = True,
+    train: Train = True,
 ) -> None:
     """Label agreement, cohesion and held-out loss with one choice of Stages II and III changed at a time."""
     from evaluation.ablations import ablations as measure
@@ -103,6 +104,44 @@ def ablations(
         output,
         run,
         lambda found, store: measure(found, store, read_held_out(held_out or [], found.inputs), train),
+    )
+
+
+@evidence.command("cluster-cohesion")
+def cluster_cohesion(
+    run: Run,
+    output: Output,
+    ks: Annotated[str, typer.Option("--ks", help="Numbers of clusters, with commas.")] = "2,3,4,5,6,7,8,9,10",
+    held_out: HeldOut = None,
+    train: Train = True,
+) -> None:
+    """Figure 6: cohesion of the clusters, and loss of their experts, over K."""
+    from evaluation.cluster_cohesion import cluster_cohesion as measure
+    from evaluation.rerun import read_held_out
+
+    try:
+        numbers = [int(number) for number in ks.split(",")]
+    except ValueError:
+        fail(f"--ks {ks!r}: give whole numbers with commas, such as 2,3,4.")
+    _make(
+        output,
+        run,
+        lambda found, store: measure(
+            found, store, numbers, read_held_out(held_out or [], found.inputs), train
+        ),
+    )
+
+
+@evidence.command("curves")
+def curves(run: Run, output: Output, held_out: HeldOut = None) -> None:
+    """Held-out loss over the share of shared row visits, over rows per expert, and over routing errors."""
+    from evaluation.curves import curves as measure
+    from evaluation.rerun import read_held_out
+
+    _make(
+        output,
+        run,
+        lambda found, store: measure(found, store, read_held_out(held_out or [], found.inputs)),
     )
 
 
