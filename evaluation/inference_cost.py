@@ -23,6 +23,7 @@ from evaluation.errors import EvidenceError
 from evaluation.exhibit import ACCENT, INK, SECOND, Exhibit, Table, canvas
 from evaluation.finished_run import FinishedRun
 from evaluation.flop_count import FlopCount
+from evaluation.projected_gradients import of_instruction
 from router.load import load_router
 from training.base_model import BaseModel
 from training.encoder import mean_pooled
@@ -72,10 +73,7 @@ class Contenders:
 
     def elrea_weights(self, work: Work) -> None:
         """ELREA's weights: the gradient of the prompt's own tokens, compared with every centroid."""
-        row = TokenRow(
-            work.prompt.origin, None, work.prompt.routed_text, work.prompt.input_ids, prompt_length=1
-        )
-        self.source.contracted([row], self.centroids)
+        self.source.contracted([of_instruction(work.prompt)], self.centroids)
 
     def one(self, work: Work) -> None:
         """Answer with the routed expert alone."""

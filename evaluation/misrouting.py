@@ -48,8 +48,8 @@ class Misrouting:
         at = "at no share" if self.break_even is None else f"at {self.break_even:.0%}"
         return [
             f"Random errors make the experts as bad as one LoRA {at}; the router errs on {self.errors:.0%}. The "
-            f"rows that it sends elsewhere lose {self.elsewhere:.4f} there and {self.elsewhere_by_own:.4f} at their own expert; "
-            "its errors are dearer than random ones where its loss lies above the line.",
+            f"rows that it sends elsewhere lose {self.elsewhere:.4f} there and {self.elsewhere_by_own:.4f} at their "
+            "own expert; its errors are dearer than random ones where its loss lies above the line.",
         ]
 
     def draw(self, axes: Axes) -> None:
