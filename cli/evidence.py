@@ -173,7 +173,9 @@ def regimes(
     with _telling():
         narrator, _ = _store(output)
         base = Path(demo.__file__).parent / "base"
-        _show(measure(dials, seeds, rows, _HELD_OUT, base, output, narrator), output)
+        for exhibit in measure(dials, seeds, rows, _HELD_OUT, base, output, narrator):
+            exhibit.write(output, _command())  # what there is so far, should it be stopped
+        _show(exhibit, output)
 
 
 def _make(output: Path, run: Path, measure: Callable[[FinishedRun, StageStore], Exhibit]) -> None:
@@ -200,13 +202,16 @@ def _store(output: Path) -> tuple[Narrator, StageStore]:
 
 
 def _show(exhibit: Exhibit, output: Path) -> None:
-    command = shlex.join(["gradientspace", *sys.argv[1:]])
-    for path in exhibit.write(output, command):
+    for path in exhibit.write(output, _command()):
         typer.echo(path)
     for failure in exhibit.failures:
         typer.secho(failure, fg=typer.colors.RED, err=True)
     if exhibit.failures:
         raise typer.Exit(1)
+
+
+def _command() -> str:
+    return shlex.join(["gradientspace", *sys.argv[1:]])
 
 
 @contextmanager

@@ -18,21 +18,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from training.checkpoint import Checkpoint
-from training.gradient_source import Recomputed, check_norms, make_unit_
+from training.gradient_store import StoredGradients, remove_gradients
 from training.gradient_supply import row_gradients
 from training.gram import ProbeGradients
 from training.inputs import Inputs
-from training.progress import Advance, ignore_progress
 from training.rendering import TokenRow
-from training.row_gradients import RowGradients
 from training.stage_store import Stage, StageResult, StageStore
 from training.world import World
 
 _FILE = "cosines.safetensors"
-_HELD_BYTES = 2 << 30  # gradients held at once; rows beyond it are computed again, block by block
+_HELD_BYTES = 2 << 30  # gradients held at once; rows beyond it are read again, block by block
 
 
 @dataclass(frozen=True)
@@ -61,33 +58,26 @@ def gradient_cosines(
     stage = Stage("cosines", f"Inner products of {len(rows):,} gradients", depends_on)
 
     def work(folder: Path) -> dict[str, Any]:
-        with row_gradients(inputs, warmup) as gradients:
-            source = _Noting(gradients, rows)
-            block = max(64, _HELD_BYTES // (4 * source.dimension))
-            probe = ProbeGradients(source, range(len(rows)), block, World())
-            with store.narrator.bar("row gradients", probe.computed_rows, "rows at most") as advance:
-                cosines = probe.gram(Checkpoint(folder, "", math.inf, World()), advance)
-        save_file({"cosines": cosines, "norms": source.norms}, folder / _FILE)
-        return {"rows": len(rows), "dimension": source.dimension}
+        kept = store.folder.parent / "gradients-of-all"  # each row once, and not again after a kill
+        with row_gradients(inputs, warmup) as source:
+            dimension = source.dimension
+            stored = StoredGradients(
+                kept, stage.digest, [len(row.input_ids) for row in rows], dimension, World()
+            )
+            with store.narrator.bar("row gradients", len(stored.missing), "rows") as advance:
+                stored.fill(source, rows, advance)
+        everything = range(len(rows))
+        probe = ProbeGradients(stored, everything, max(64, _HELD_BYTES // (4 * dimension)), World())
+        with store.narrator.bar("inner products", probe.computed_rows, "rows at most") as advance:
+            cosines = probe.gram(Checkpoint(folder, "", math.inf, World()), advance)
+        norms = stored.compare(everything, torch.zeros(1, dimension, device=stored.device)).norm.cpu()
+        stored.close()
+        remove_gradients(kept)
+        save_file({"cosines": cosines, "norms": norms}, folder / _FILE)
+        return {"rows": len(rows), "dimension": dimension}
 
-    kept = load_file(store.run(stage, work).folder / _FILE)
-    return GradientCosines(kept["cosines"].numpy(), kept["norms"].numpy())
-
-
-class _Noting(Recomputed):
-    """Notes each row's norm as its gradient goes by."""
-
-    def __init__(self, source: RowGradients, rows: Sequence[TokenRow]) -> None:
-        super().__init__(source, rows, World())
-        self.norms = torch.zeros(len(rows), dtype=torch.float64)  # [N]
-
-    def unit(self, rows: Sequence[int], advance: Advance = ignore_progress) -> Tensor:
-        picked = [self.rows[row] for row in rows]
-        gradients = self.source.whole(picked, advance)  # [m, d]
-        norms = make_unit_(gradients)
-        check_norms(norms, picked)
-        self.norms[list(rows)] = norms.double().cpu()
-        return gradients
+    found = load_file(store.run(stage, work).folder / _FILE)
+    return GradientCosines(found["cosines"].numpy(), found["norms"].numpy())
 
 
 def _digest(rows: Sequence[TokenRow]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,8 @@ def regimes(
     base: Path,
     folder: Path,
     narrator: Narrator,
-) -> Exhibit:
-    """Measure every regime with every seed, keep what was trained, and draw the gains over the dials.
+) -> Iterator[Exhibit]:
+    """Measure every regime with every seed, keep what was trained, and give the gains so far after each regime.
 
     A regime that fails is named in the exhibit's failures, and the others go on.
     """
@@ -91,21 +91,28 @@ def regimes(
                 failures.append(f"{regime.name}, seed {seed}: {error}")
         if outcomes:
             points.append(Point(regime, outcomes))
+        if points:
+            yield _exhibit(points, dials, seeds, held_out, failures)
+    if not points:
+        raise TrainingError(f"Not one regime could be measured. {failures[0]}")
+
+
+def _exhibit(
+    points: Sequence[Point], dials: Dials, seeds: Sequence[int], held_out: int, failures: Sequence[str]
+) -> Exhibit:
     tables = [_losses(points), _gains(points)]
     notes = [
         "Losses: per response token, on held-out rows of unseen facts, the same for every seed. Every method: K = 2, "
-        "the same warm-up adapter, learning rate and row visits; true skill: what must be done, which is what "
-        "the conflict "
-        "is about; the surface (tale or account) is what texts show.",
+        "the same warm-up adapter, learning rate and row visits. true skill: what must be done, which the conflict is "
+        "about; the surface (tale or account) is what texts show.",
         "oracle: true skill by the row's own source; gradient clusters by the row's own gradient, response seen, which "
         "nobody who asks a question has. router: from the prompt.",
         "Gain: the rival's loss minus ours; above zero GradientSpace wins. 95 % interval over seeds and held-out rows "
         "in pairs.",
-        "cosine of skills: between the mean unit gradients of the two skills' training rows, at the warm-up "
-        "adapter; it "
-        "is what the dial is to turn down. ARI: of the clusters with the true skills, on held-out rows (1: "
-        "found; 0: as by "
+        "cosine of skills: between the mean unit gradients of the two skills' training rows, at the warm-up adapter; "
+        "the dial is to turn it down. ARI: of the clusters with the true skills, on held-out rows (1: found; 0: by "
         "chance).",
+        f"{len(points)} of {len(dials.regimes)} regimes measured.",
         *_verdict(points),
     ]
     figures = {"held_out_rows": 4 * held_out, "points": [_as_json(point) for point in points]}
@@ -115,8 +122,8 @@ def regimes(
         tables,
         figures,
         notes,
-        failures,
-        _picture(points, dials) if points else None,
+        list(failures),
+        _picture(points, dials),
         seeds,
     )
 
