@@ -26,6 +26,7 @@ from training.stage_store import Stage, StageStore
 
 # What the model is asked where the sentence is its answer; any constant would do.
 _REQUEST = "Write a sentence."
+_UNLIKE = ("0", "?")  # with them, whatever all renderings share is the template's and not the sentences'
 _RESAMPLES = 2000
 
 Numbers = NDArray[np.float64]
@@ -127,10 +128,13 @@ def sentence_pairs(run: FinishedRun, store: StageStore, pairs: Sequence[Pair], s
 
 
 def _as_instructions(inputs: Inputs, sentences: Sequence[str]) -> list[TokenRow]:
-    whole = [prompt_ids(inputs.tokenizer, ({"role": "user", "content": sentence},)) for sentence in sentences]
+    whole = [
+        prompt_ids(inputs.tokenizer, ({"role": "user", "content": content},))
+        for content in (*sentences, *_UNLIKE)
+    ]
     head, tail = _shared(whole), _shared([ids[::-1] for ids in whole])
     rows = []
-    for sentence, ids in zip(sentences, whole, strict=True):
+    for sentence, ids in zip(sentences, whole, strict=False):
         ids = ids[: len(ids) - tail]
         if len(ids) > inputs.base.max_positions or len(ids) <= head:
             raise EvidenceError(
