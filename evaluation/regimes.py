@@ -251,7 +251,8 @@ def _picture(points: Sequence[Point], dials: Dials) -> Figure:
         _lines(
             axes, [point.regime.rank for point in corner], corner, RIVALS["one LoRA"], SERIES[2], "largest"
         )
-        axes.set_xscale("log", base=2)
+        if corner:
+            axes.set_xscale("log", base=2)
         axes.set_title("over one LoRA", fontsize=10, loc="left")
         axes.set_xlabel("rank")
     figure.axes[0].legend(frameon=False, fontsize=8)

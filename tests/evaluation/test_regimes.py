@@ -68,16 +68,16 @@ def test_the_verdict_counts_wins_and_names_where_no_split_wins(
         return _outcome(gradientspace_router=0.2 * regime.conflict, true_skill_router=0.0)
 
     monkeypatch.setattr(module, "measure_regime", measured)
-    dials = Dials((0.0, 0.5, 1.0), (8,), (4,))
+    dials = Dials((0.0, 0.5, 1.0), (8,), (4, 1))
     first, *_, exhibit = regimes(dials, range(2), _rows, 4, tmp_path, tmp_path, silent())
-    assert "1 of 3 regimes measured." in first.notes
+    assert "1 of 4 regimes measured." in first.notes
     assert exhibit.failures == [f"conflict-0.5-rows-8-rank-4, seed {seed}: too few rows" for seed in (0, 1)]
     assert (
-        "Routed GradientSpace against one LoRA: ahead in 1 of 2 regimes, behind in 0, not told apart in 1."
+        "Routed GradientSpace against one LoRA: ahead in 2 of 3 regimes, behind in 0, not told apart in 1."
         in (exhibit.notes)
     )
-    assert exhibit.notes[-1] == "No routed split beats one LoRA in 1 of 2: conflict-0-rows-8-rank-4."
-    assert [point["conflict"] for point in exhibit.figures["points"]] == [0.0, 1.0]
+    assert exhibit.notes[-1] == "No routed split beats one LoRA in 1 of 3: conflict-0-rows-8-rank-4."
+    assert [point["conflict"] for point in exhibit.figures["points"]] == [0.0, 1.0, 1.0]
     assert exhibit.picture is not None
 
 
