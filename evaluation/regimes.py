@@ -40,8 +40,10 @@ class Dials:
 
     @property
     def regimes(self) -> list[Regime]:
-        """All points, in the order they are measured."""
-        grid = [Regime(conflict, rows, self.ranks[0]) for rows in self.rows for conflict in self.conflicts]
+        """All points, in the order they are measured: of the conflicts the ends first, which say most."""
+        middle = (min(self.conflicts) + max(self.conflicts)) / 2
+        conflicts = sorted(self.conflicts, key=lambda conflict: -abs(conflict - middle))
+        grid = [Regime(conflict, rows, self.ranks[0]) for rows in self.rows for conflict in conflicts]
         return grid + [Regime(max(self.conflicts), max(self.rows), rank) for rank in self.ranks[1:]]
 
 
@@ -100,6 +102,8 @@ def regimes(
 def _exhibit(
     points: Sequence[Point], dials: Dials, seeds: Sequence[int], held_out: int, failures: Sequence[str]
 ) -> Exhibit:
+    first = dials.ranks[0]
+    points = sorted(points, key=lambda at: (at.regime.rank != first, at.regime.rows, at.regime.conflict))
     tables = [_losses(points), _gains(points)]
     notes = [
         "Losses: per response token, on held-out rows of unseen facts, the same for every seed. Every method: K = 2, "
