@@ -96,7 +96,7 @@ class _Bench:
         for part in _PARTS:
             rows = np.sort(draw[: round(part * len(draw))])
             schedule = again.schedule(self.rate)
-            name = f"part-{part:g}"
+            name = f"part-{round(100 * part)}"
             one = alone(train_adapter(again, f"{name}-one", rows, schedule), len(again.rows))
             experts = tuple(
                 train_adapter(again, f"{name}-{label}", clusters.members(rows, label), schedule)

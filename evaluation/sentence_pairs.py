@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy.stats import pearsonr, spearmanr
+from scipy.stats import pearsonr, rankdata
 
 from evaluation.errors import EvidenceError
 from evaluation.exhibit import MUTED, Exhibit, Table, canvas
@@ -196,17 +196,18 @@ def _cosines(vectors: torch.Tensor) -> Numbers:
 
 
 def _correlation(of: str, with_: str, one: Numbers, other: Numbers, seed: int) -> dict[str, Any]:
-    shuffler = np.random.default_rng(seed)
-    draws = [shuffler.integers(len(one), size=len(one)) for _ in range(_RESAMPLES)]
+    """Pearson's and Spearman's correlation of similarities [P], each with a 95 % interval."""
+    draws = np.random.default_rng(seed).integers(len(one), size=(_RESAMPLES, len(one)))  # [R, P]
+    draws[0] = np.arange(len(one))  # the pairs themselves come first
     found: dict[str, Any] = {"of": of, "with": with_}
-    for name, measure in (("pearson", pearsonr), ("spearman", spearmanr)):
-        resampled = [float(measure(one[draw], other[draw]).statistic) for draw in draws]
-        low, high = np.quantile(resampled, [0.025, 0.975])
-        found[name] = {
-            "value": float(measure(one, other).statistic),
-            "low": float(low),
-            "high": float(high),
-        }
+    left, right = one[draws], other[draws]
+    for name, pair in (
+        ("pearson", (left, right)),
+        ("spearman", (rankdata(left, axis=1), rankdata(right, axis=1))),
+    ):
+        values = pearsonr(*pair, axis=1).statistic  # [R]
+        low, high = np.nanquantile(values[1:], [0.025, 0.975])  # a draw of equal values has none
+        found[name] = {"value": float(values[0]), "low": float(low), "high": float(high)}
     return found
 
 

@@ -5,10 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import pearsonr, spearmanr
 from tiny_run import store_in, tiny_run
 
 from evaluation.errors import EvidenceError
-from evaluation.sentence_pairs import Pair, _as_answers, _as_instructions, read_pairs, sentence_pairs
+from evaluation.sentence_pairs import (
+    Pair,
+    _as_answers,
+    _as_instructions,
+    _correlation,
+    read_pairs,
+    sentence_pairs,
+)
 
 PAIRS = [
     Pair("Tom has two coins.", "Tom has two coins.", 5.0),
@@ -35,6 +43,14 @@ def test_a_sentence_is_wholly_like_itself_and_the_order_of_pairs_is_kept(tmp_pat
         assert np.argmax(cosines) == 0
         assert max(cosines[1:]) < 0.999
     assert len(found["correlations"]) == 6
+
+
+def test_correlations_are_scipys() -> None:
+    one, other = np.random.default_rng(0).normal(size=(2, 30)).cumsum(axis=1)
+    found = _correlation("a", "b", one, other, seed=0)
+    for name, measure in (("pearson", pearsonr), ("spearman", spearmanr)):
+        assert found[name]["value"] == pytest.approx(measure(one, other).statistic)
+        assert found[name]["low"] < found[name]["value"] < found[name]["high"]
 
 
 def test_pairs_are_drawn_by_the_seed_and_every_mistake_is_told(tmp_path: Path) -> None:
