@@ -6,6 +6,7 @@ import typer
 
 from cli.diagnose import diagnose
 from cli.evaluate import evaluate
+from cli.evidence import evidence
 from cli.inspect import inspect
 from cli.pack import pack
 from cli.plan import plan
@@ -29,6 +30,7 @@ app.command()(serve)
 app.command()(route)
 app.command()(inspect)
 app.command()(push)
+app.add_typer(evidence)
 app.command()(evaluate)
 
 

@@ -19,7 +19,7 @@ END_OF_TURN = "</s>"
 _SKILL_BY_NAME = {skill.name: skill for skill in ALL_SKILLS}
 
 
-def _row(skill: Skill, situation: Situation, rng: Random) -> dict[str, str]:
+def row_of(skill: Skill, situation: Situation, rng: Random) -> dict[str, str]:
     """One row; the request stands before the situation, after it, or apart from it as the instruction."""
     ask = situation.fill(rng.choice(skill.asks))
     instruction, input_ = rng.choice(
@@ -51,7 +51,7 @@ def make_rows(per_skill: int, seed: int, split: Split) -> list[dict[str, str]]:
     for skill in ALL_SKILLS:
         rng = Random(f"rows {skill.name} {seed} {split}")
         situations = draw_situations(skill.kind, per_skill, seed, split)
-        rows += [_row(skill, situation, rng) for situation in situations]
+        rows += [row_of(skill, situation, rng) for situation in situations]
     Random(f"order {seed} {split}").shuffle(rows)
     return rows
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +63,7 @@ class SeedRun:
         self.test_digest = _digest([[list(row.input_ids), row.prompt_length] for row in test])
         self._stack = ExitStack()
 
-    def __enter__(self) -> SeedRun:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

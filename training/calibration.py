@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.checkpoint import Checkpoint, Standing
-from training.cluster_cache import ClusterCache, ExactCache, RingCache
+from training.cluster_cache import ClusterCache, ExactCache, NoCache, RingCache
 from training.gradient_source import UnitGradients, make_unit_
 from training.progress import Advance
 from training.recipe import ClustersSection
@@ -41,7 +41,7 @@ class Calibrated:
 class Movement:
     """How centroids are moved: with which cache, how far ahead gradients are computed."""
 
-    cache: str  # exact or ring
+    cache: str  # exact or ring; none, of which no recipe knows, for the ablation
     look_ahead_batches: int
 
 
@@ -195,6 +195,8 @@ def _rows_of(unit: Tensor, inside: NDArray[np.int64]) -> Tensor:
 
 def _cache(kind: str, start: Tensor, section: ClustersSection, world: World) -> ClusterCache:
     k, dimension = start.shape
+    if kind == "none":
+        return NoCache(world)
     if kind == "exact":
         return ExactCache(k, section.cache_batches * section.batch_rows, dimension, start.device, world)
     return RingCache(k, section.cache_batches, section.batch_rows, dimension, start.device, world)

@@ -168,6 +168,35 @@ class RingCache:
         self._closed[label] = self._sums[label].sum(0)
 
 
+class NoCache:
+    """Holds the batch under way and nothing else: what the cluster cache is measured against."""
+
+    def __init__(self, world: World) -> None:
+        """Start empty."""
+        self.world = world
+        self._means: dict[int, Tensor] = {}
+
+    def insert(self, labels: Labels, places: Sequence[int], unit: Tensor) -> None:
+        """As `ClusterCache.insert`."""
+        mine = {place: number for number, place in enumerate(places)}
+        self._means = {}
+        for label in np.unique(labels).tolist():
+            members = np.flatnonzero(labels == label).tolist()
+            own = [mine[place] for place in members if place in mine]
+            self._means[label] = self.world.sum_(unit[own].sum(0)) / len(members)  # [d]
+
+    def mean(self, label: int) -> Tensor:
+        """As `ClusterCache.mean`."""
+        return self._means[label]
+
+    def standing(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """As `ClusterCache.standing`: between two batches there is nothing to keep."""
+        return {}, {}
+
+    def restore(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """As `ClusterCache.restore`."""
+
+
 def _pieces(dimension: int, device: torch.device) -> Iterator[slice]:
     piece = _PIECE[device.type]
     return (slice(start, start + piece) for start in range(0, dimension, piece))
