@@ -59,7 +59,8 @@ def other_precision(bundle: Bundle, encoder: Encoder, folder: Path) -> tuple[str
         name = "float32"
     else:
         folder.mkdir(parents=True)
-        quantise(bundle.router_folder / MODEL_FILE, folder / MODEL_FILE)
+        original = Path(copy(bundle.router_folder / MODEL_FILE, folder / "float32.onnx"))
+        quantise(original, folder / MODEL_FILE)  # it writes beside its source, and a bundle is sealed
         copy(bundle.router_folder / TOKENIZER_FILE, folder)
         name = "int8"
     temperature = manifest.calibration.temperature

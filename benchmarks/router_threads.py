@@ -52,7 +52,7 @@ def _texts_per_s(router: Router, texts: Sequence[str]) -> float:
 @contextmanager
 def _engine() -> Iterator[Any]:
     context = get_context("spawn")
-    steps = context.Value(c_double, 0.0, lock=False)
+    steps: Any = context.Value(c_double, 0.0, lock=False)
     before = {name: os.environ.get(name) for name in _ONE_THREAD}
     os.environ.update(_ONE_THREAD)  # read when the process imports numpy
     process = context.Process(target=_multiply, args=(steps,), daemon=True)

@@ -27,7 +27,8 @@ class ServedRouter:
         self._experts = len(router.labels)
         self._memory = memory
         self._cascade = router if isinstance(router, CascadeRouter) else None
-        self._thread = RouterThread(router.encoder if self._cascade else router, seconds, queued_texts)
+        on_thread = router.encoder if isinstance(router, CascadeRouter) else router
+        self._thread = RouterThread(on_thread, seconds, queued_texts)
 
     async def classify(self, texts: Sequence[str]) -> Classified:
         """Return the probabilities of all texts. Raises as `RouterThread.classify`."""
