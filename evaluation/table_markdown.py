@@ -108,8 +108,9 @@ def _conditions(results: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     lines = [
         "## Under which conditions",
         "",
-        "| method | row visits after the warm-up | learning rate | validation loss by rate |",
-        "|---|---|---|---|",
+        "| method | row visits after the warm-up | learning rate | validation loss by rate "
+        "| test rows that the router sends where the oracle does |",
+        "|---|---|---|---|---|",
     ]
     for name, visits in results["row_visits"].items():
         rates = results["learning_rates"][name]

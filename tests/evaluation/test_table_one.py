@@ -25,7 +25,7 @@ def row(number: int, source: str) -> DrawnRow:
 
 def outcome(loss: float, right: int, exact: list[bool]) -> Outcome:
     scores = Scores(np.full(8, 4 * loss), np.full(8, 4), np.full(8, right))
-    return Outcome({"all": scores}, {"all": np.array(exact)}, 30, 1e-3)
+    return Outcome({"all": scores}, {"all": np.array(exact)}, 30, 1e-3, None)
 
 
 @pytest.fixture
