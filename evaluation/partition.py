@@ -63,8 +63,11 @@ class Fitted:
         return next(route for route in (ROUTER, ONLY) if route in self.weights)
 
     def agreement(self, rows: NDArray[np.int64]) -> float | None:
-        """Return the share of rows that the router sends where the oracle does; none without the two."""
-        if ORACLE not in self.weights or ROUTER not in self.weights:
+        """Return the share of rows that the router sends where the oracle does; none where rows are not sent."""
+        sent = [
+            route for route in (ORACLE, ROUTER) if route in self.weights and self.weights[route].max() == 1
+        ]
+        if len(sent) < 2:
             return None
         oracle, router = (self.weights[route][rows].argmax(1) for route in (ORACLE, ROUTER))
         return float((oracle == router).mean())
