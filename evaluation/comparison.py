@@ -38,6 +38,8 @@ class Outcome:
     exact: dict[str, NDArray[np.bool_]]
     row_visits: int
     learning_rate: float
+    agreement: float | None
+    """Of router and oracle, on the test rows."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ def _try(
         trace = run.store.folder.parent / f"{method.name}.traceback.txt"
         trace.write_text(traceback.format_exc(), encoding="utf-8")
         return
-    outcome = Outcome(scores, exact, fitted.row_visits, rate)
+    outcome = Outcome(scores, exact, fitted.row_visits, rate, fitted.agreement(run.test))
     found.outcomes.setdefault(method.name, {})[run.seed] = outcome
 
 

@@ -62,6 +62,16 @@ class Fitted:
         """The way of choosing that choices are made by: what a served model could do."""
         return next(route for route in (ROUTER, ONLY) if route in self.weights)
 
+    def agreement(self, rows: NDArray[np.int64]) -> float | None:
+        """Return the share of rows that the router sends where the oracle does; none where rows are not sent."""
+        sent = [
+            route for route in (ORACLE, ROUTER) if route in self.weights and self.weights[route].max() == 1
+        ]
+        if len(sent) < 2:
+            return None
+        oracle, router = (self.weights[route][rows].argmax(1) for route in (ORACLE, ROUTER))
+        return float((oracle == router).mean())
+
     def digest(self, rows: NDArray[np.int64]) -> str:
         """Return a digest of what the models say of these rows."""
         digest = hashlib.sha256("".join(model.digest for model in self.models).encode())

@@ -108,16 +108,17 @@ def _conditions(results: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     lines = [
         "## Under which conditions",
         "",
-        "| method | row visits after the warm-up | learning rate | validation loss by rate |",
-        "|---|---|---|---|",
+        "| method | row visits after the warm-up | learning rate | validation loss by rate "
+        "| test rows that the router sends where the oracle does |",
+        "|---|---|---|---|---|",
     ]
     for name, visits in results["row_visits"].items():
         rates = results["learning_rates"][name]
         tried = results["validation_loss_by_rate"].get(name, {})
         said = ", ".join(f"{rate}: {loss:.4f}" for rate, loss in tried.items())
-        lines.append(
-            f"| {titles[name]} | {_list(visits)} | {_list(f'{rate:g}' for rate in rates)} | {said} |"
-        )
+        agreed = [f"{100 * share:.1f} %" for share in results["router_agreement"][name] if share is not None]
+        shown = [_list(visits), _list(f"{rate:g}" for rate in rates), said, ", ".join(agreed)]
+        lines.append(f"| {titles[name]} | {' | '.join(shown)} |")
     lines += [
         "",
         "| seed | rows trained on | validation rows | test rows that share 13 words in a row with a training row |",

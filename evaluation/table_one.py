@@ -42,6 +42,7 @@ def table_one(found: Comparison, resamples: int) -> dict[str, Any]:
         "against": {"method": REFERENCE, "loss": _differences(found, resamples)},
         "row_visits": _of_runs(found, lambda outcome: outcome.row_visits),
         "learning_rates": _of_runs(found, lambda outcome: outcome.learning_rate),
+        "router_agreement": _of_runs(found, lambda outcome: outcome.agreement),
         "validation_loss_by_rate": {
             name: {f"{rate:g}": loss for rate, loss in losses.items()} for name, losses in found.rates.items()
         },

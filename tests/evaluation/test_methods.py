@@ -56,6 +56,8 @@ def test_one_expert_each_asks_the_cluster_or_the_router() -> None:
     assert fitted.weights["router"].argmax(1).tolist() == [0, 2, 2, 1]
     assert fitted.weights["router"].sum(1).tolist() == [1, 1, 1, 1]
     assert fitted.judged_by == "router"
+    assert fitted.agreement(np.arange(4)) == 0.75
+    assert Fitted((), {"all": np.ones((4, 1))}, 0).agreement(np.arange(4)) is None
 
 
 def test_an_instructions_gradient_knows_nothing_of_the_response(run: SeedRun) -> None:

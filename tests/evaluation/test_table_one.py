@@ -25,7 +25,7 @@ def row(number: int, source: str) -> DrawnRow:
 
 def outcome(loss: float, right: int, exact: list[bool]) -> Outcome:
     scores = Scores(np.full(8, 4 * loss), np.full(8, 4), np.full(8, right))
-    return Outcome({"all": scores}, {"all": np.array(exact)}, 30, 1e-3)
+    return Outcome({"all": scores}, {"all": np.array(exact)}, 30, 1e-3, 0.75)
 
 
 @pytest.fixture
@@ -56,6 +56,7 @@ def test_a_cell_is_mean_and_sample_deviation_of_the_seeds(found: Comparison) -> 
     assert cell["runs"] == [2.0, 3.0]
     assert cell["mean"] == 2.5
     assert cell["std"] == pytest.approx(0.5**0.5)
+    assert "| One LoRA | 30 | 0.001 |  | 75.0 %, 75.0 % |" in markdown(found, table)
     assert "| One LoRA |  | 2.5000 ± 0.7071 | 2.5000 ± 0.7071 | 2.5000 ± 0.7071 |" in markdown(found, table)
 
 
