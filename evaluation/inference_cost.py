@@ -188,8 +188,8 @@ def inference_cost(run: FinishedRun, prompts: int) -> Exhibit:
         "FLOPs are those up to the answer's first token, mean over the prompts. The ensemble runs the base adapter and "
         "every expert and averages their probabilities at every token.",
         f"Latency: greedy answers of {_NEW_TOKENS} tokens, batch of one, float32, Transformers and PEFT with all "
-        "adapters laid over one base; the router in ONNX, as served. The time that PEFT takes to switch between adapters "
-        "is left out.",
+        "adapters laid over one base; the router in ONNX, as served. The time that PEFT takes to switch between "
+        "adapters is left out.",
         f"The paper's formula gives ELREA {formula['ELREA'] / base:.2f} base passes; "
         f"counted, they are {totals['ELREA'] / base:.2f}: the gradient goes back through the frozen base too.",
         f"The paper takes F_SP << F_LoRA; here F_SP is {counted['router'] / lora:.1f} times F_LoRA and "
