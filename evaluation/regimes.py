@@ -40,9 +40,9 @@ class Dials:
 
     @property
     def regimes(self) -> list[Regime]:
-        """All points, in the order they are measured: of the conflicts the ends first, which say most."""
+        """All points, in the order they are measured: of the conflicts the ends first, the greater before."""
         middle = (min(self.conflicts) + max(self.conflicts)) / 2
-        conflicts = sorted(self.conflicts, key=lambda conflict: -abs(conflict - middle))
+        conflicts = sorted(self.conflicts, key=lambda at: (-abs(at - middle), -at))
         grid = [Regime(conflict, rows, self.ranks[0]) for rows in self.rows for conflict in conflicts]
         return grid + [Regime(max(self.conflicts), max(self.rows), rank) for rank in self.ranks[1:]]
 
@@ -233,7 +233,7 @@ def _as_json(point: Point) -> dict[str, Any]:
 
 def _picture(points: Sequence[Point], dials: Dials) -> Figure:
     """A row of panels, one per rival: gain against conflict, a line per number of rows; ranks in the last."""
-    ranked = len(dials.ranks) > 1
+    ranked = any(point.regime.rank != dials.ranks[0] for point in points)
     figure = canvas(3.1 * (len(RIVALS) + ranked), 3.2, panels=len(RIVALS) + ranked)
     for axes, (rival, keys) in zip(figure.axes, RIVALS.items(), strict=False):
         for number, rows in enumerate(dials.rows):
@@ -241,7 +241,8 @@ def _picture(points: Sequence[Point], dials: Dials) -> Figure:
                 point for point in points if point.regime.rows == rows and point.regime.rank == dials.ranks[0]
             ]
             at = [point.regime.conflict for point in line]
-            _lines(axes, at, line, keys, SERIES[number % len(SERIES)], f"{rows} rows")
+            if line:
+                _lines(axes, at, line, keys, SERIES[number % len(SERIES)], f"{rows} rows")
         axes.set_title(f"over {rival}", fontsize=10, loc="left")
         axes.set_xlabel("conflict")
     if ranked:
@@ -255,8 +256,7 @@ def _picture(points: Sequence[Point], dials: Dials) -> Figure:
         _lines(
             axes, [point.regime.rank for point in corner], corner, RIVALS["one LoRA"], SERIES[2], "largest"
         )
-        if corner:
-            axes.set_xscale("log", base=2)
+        axes.set_xscale("log", base=2)
         axes.set_title("over one LoRA", fontsize=10, loc="left")
         axes.set_xlabel("rank")
     figure.axes[0].legend(frameon=False, fontsize=8)

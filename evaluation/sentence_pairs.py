@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import pearsonr, rankdata
 
 from evaluation.errors import EvidenceError
-from evaluation.exhibit import MUTED, Exhibit, Table, canvas
+from evaluation.exhibit import Exhibit, Table, canvas
 from evaluation.finished_run import FinishedRun
 from training.gradient_source import make_unit_
 from training.gradient_supply import row_gradients
@@ -222,6 +222,6 @@ def _scatter(texts: Numbers, similarity: dict[str, Numbers], score: Numbers) -> 
         r = pearsonr(texts, cosines).statistic
         axes.set_title(f"sentence {name}: Pearson {r:+.2f}", fontsize=10, loc="left")
         axes.set_xlabel("cosine of embeddings")
-        axes.set_ylabel("cosine of gradients", color=MUTED)
+    figure.axes[0].set_ylabel("cosine of gradients")
     figure.colorbar(dots, ax=figure.axes, label="people's score, 0 to 5", aspect=30)
     return figure

@@ -42,11 +42,11 @@ def _outcome(**gains: float) -> Outcome:
 
 def test_the_dials_are_all_conflicts_by_all_rows_and_then_the_other_ranks_in_the_hardest_corner() -> None:
     assert [regime.name for regime in Dials((0.0, 0.5, 1.0), (8, 32), (4, 1)).regimes] == [
-        "conflict-0-rows-8-rank-4",
         "conflict-1-rows-8-rank-4",
+        "conflict-0-rows-8-rank-4",
         "conflict-0.5-rows-8-rank-4",
-        "conflict-0-rows-32-rank-4",
         "conflict-1-rows-32-rank-4",
+        "conflict-0-rows-32-rank-4",
         "conflict-0.5-rows-32-rank-4",
         "conflict-1-rows-32-rank-1",
     ]
