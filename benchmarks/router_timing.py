@@ -47,15 +47,16 @@ def texts_of_length(rows: Rows, tokenizer: Tokenizer, tokens: int, number: int) 
     texts: list[str] = []
     for start in range(len(rows)):
         label = rows.labels[start]
-        words, ids = "", []
+        words, ends = "", list[int]()  # where each token ends in `words`
         for place in count(start):
             if rows.labels[place % len(rows)] == label:
                 words = f"{words} {rows.texts[place % len(rows)]}".strip()
-                ids = tokenizer.encode(words, add_special_tokens=False)
-                if len(ids) >= room or place > start + len(rows):
+                offsets = tokenizer.encode(words, add_special_tokens=False).offsets
+                ends = [end for _, end in offsets]
+                if len(ends) >= room or place > start + len(rows):
                     break
-        if len(ids) >= room:
-            texts.append(words[: ids.offsets[room - 1][1]])
+        if len(ends) >= room:
+            texts.append(words[: ends[room - 1]])
         if len(texts) == number:
             break
     return texts
@@ -111,7 +112,7 @@ def throughputs(windows: Mapping[str, Window], texts: Sequence[str], rounds: int
     for window in windows.values():
         window(texts[:4])
     for _ in range(rounds):
-        for name in (*windows, *reversed(windows)):
+        for name in (*windows, *reversed(tuple(windows))):
             found[name].append(len(texts) / windows[name](texts))
     return {name: median(rates) for name, rates in found.items()}
 
