@@ -22,7 +22,9 @@ def _quality(record: dict[str, Any]) -> Table:
         title="Agreement with the Stage II labels on held-out rows (paper: 99.4 % in 3.9 ms, hardware unnamed)"
     )
     for column in ("router", "rows", "agreement [95 %]", "macro F1", "ECE", "at 99 %", "at 99.9 %"):
-        table.add_column(column, justify="left" if column == "router" else "right")
+        table.add_column(
+            column, justify="left" if column == "router" else "right", no_wrap=column == "router"
+        )
     for name, found in record["routers"].items():
         shares = [
             "n/r" if each["coverage"] is None else f"{100 * each['coverage']:.1f} %"
@@ -43,7 +45,9 @@ def _latency(record: dict[str, Any]) -> Table:
     lengths = [what for what in record["timed_texts"] if what != "rows"]
     table = Table(title="One text at a time, ms at p50 / p95 / p99; texts per second from eight callers")
     for column in ("router", "held-out rows", *(f"{length} tokens" for length in lengths), "texts/s"):
-        table.add_column(column, justify="left" if column == "router" else "right")
+        table.add_column(
+            column, justify="left" if column == "router" else "right", no_wrap=column == "router"
+        )
     for name, found in record["routers"].items():
         rate = record["texts_per_s"].get(name)
         table.add_row(

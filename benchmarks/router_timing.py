@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -46,17 +45,15 @@ def texts_of_length(rows: Rows, tokenizer: Tokenizer, tokens: int, number: int) 
     room = tokens - tokenizer.num_special_tokens_to_add(False)
     texts: list[str] = []
     for start in range(len(rows)):
-        label = rows.labels[start]
-        words, ends = "", list[int]()  # where each token ends in `words`
-        for place in count(start):
-            if rows.labels[place % len(rows)] == label:
-                words = f"{words} {rows.texts[place % len(rows)]}".strip()
-                offsets = tokenizer.encode(words, add_special_tokens=False).offsets
-                ends = [end for _, end in offsets]
-                if len(ends) >= room or place > start + len(rows):
-                    break
-        if len(ends) >= room:
-            texts.append(words[: ends[room - 1]])
+        words = ""
+        for place in range(start, start + len(rows)):
+            if rows.labels[place % len(rows)] != rows.labels[start]:
+                continue
+            words = f"{words} {rows.texts[place % len(rows)]}".strip()
+            found = tokenizer.encode(words, add_special_tokens=False)
+            if len(found) >= room:
+                texts.append(words[: found.offsets[room - 1][1]])
+                break
         if len(texts) == number:
             break
     return texts
@@ -112,7 +109,7 @@ def throughputs(windows: Mapping[str, Window], texts: Sequence[str], rounds: int
     for window in windows.values():
         window(texts[:4])
     for _ in range(rounds):
-        for name in (*windows, *reversed(tuple(windows))):
+        for name in (*windows, *reversed(list(windows))):
             found[name].append(len(texts) / windows[name](texts))
     return {name: median(rates) for name, rates in found.items()}
 
