@@ -67,8 +67,8 @@ class Outcome:
 
     found: adjusted Rand index of Stage II's clusters with the true skills, on held-out rows; by_answer: the same with
     whether the answer is a plus or a minus; text: of K-means on text with the true skills. skill_cosine: between the
-    mean unit gradients of the two skills, which the conflict is to turn down. routed: by method, the share of held-out rows
-    that the router sends where the oracle does.
+    mean unit gradients of the two skills, which the conflict is to turn down. routed: by method, the share of
+    held-out rows that the router sends where the oracle does.
     """
 
     scores: dict[str, Scores]
