@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
@@ -214,10 +215,6 @@ def _exhibit(run: FinishedRun, laboratory: _Laboratory, errors: NDArray[np.float
     notes = [
         "label agreement: adjusted Rand index with the default, over training rows. cosine inside: mean over pairs of "
         "rows of one cluster, in full dimension whatever the variant.",
-        f"Losses: per response token on {len(again.judged):,} {judged} rows, experts at the recipe's learning rate; "
-        "over default: paired 95 % interval over rows, one training seed. oracle: the cluster of the row's "
-        "own gradient, "
-        "response seen.",
         f"Random projection to {DIMENSIONS:,}: error of a cosine, median {quantiles[0]:.4f}, 95 % below "
         f"{quantiles[1]:.4f}, largest {quantiles[2]:.4f}; d = "
         f"{again.store.results['cosines'].facts['dimension']:,}, the median cosine is "
@@ -225,6 +222,12 @@ def _exhibit(run: FinishedRun, laboratory: _Laboratory, errors: NDArray[np.float
         "Variants run in the coordinates of the gradients' own span; the run's own clusters, made in R^d, show what "
         "that changes.",
     ]
+    if laboratory.train:
+        notes.append(
+            f"Losses: per response token on {len(again.judged):,} {judged} rows, experts at the recipe's learning "
+            "rate; over default: paired 95 % interval over rows, one training seed. oracle: the cluster of the row's own "
+            "gradient, response seen."
+        )
     figures = {
         "variants": [_as_json(one) for one in tried],
         "projection_error": dict(zip(("median", "p95", "largest"), quantiles.tolist(), strict=True)),
@@ -250,24 +253,30 @@ def _as_json(one: Tried) -> dict[str, Any]:
 
 
 def _picture(tried: Sequence[Tried]) -> Figure:
-    figure = canvas(8.6, 1.0 + 0.27 * len(tried), panels=2)
-    left, right = figure.axes
+    judged = any(one.over_default is not None for one in tried)
+    figure = canvas(8.6 if judged else 6.0, 1.0 + 0.27 * len(tried), panels=1 + judged)
+    left = figure.axes[0]
     names = [one.name.partition(":")[0] if one.name == DEFAULT else one.name for one in tried]
     left.barh(range(len(tried)), [one.agreement for one in tried], color=ACCENT, height=0.6)
     left.set_yticks(range(len(tried)), names, color=INK, fontsize=8.5)
     left.set_xlim(0, 1.02)
-    left.set_title("label agreement with the default", fontsize=9.5, loc="left")
+    left.set_title("label agreement with the default", fontsize=9, loc="left")
+    if judged:
+        _losses_over_default(figure.axes[1], tried)
+    for axes in figure.axes:
+        axes.set_ylim(len(tried) - 0.5, -0.5)
+        axes.grid(visible=False)
+    return figure
+
+
+def _losses_over_default(axes: Axes, tried: Sequence[Tried]) -> None:
     for place, one in enumerate(tried):
         for offset, route, colour in ((-0.15, ORACLE, ACCENT), (0.15, ROUTER, SECOND)):
             if one.over_default is None:
                 continue
             gap = one.over_default[route]
-            right.plot([gap.low, gap.high], [place + offset] * 2, color=colour, lw=1.6)
-            right.plot([gap.mean], [place + offset], color=colour, marker="o", ms=4)
-    right.axvline(0, color=MUTED, lw=0.8)
-    right.set_yticks([])
-    right.set_title("loss over the default: oracle (blue), router (red)", fontsize=9.5, loc="left")
-    for axes in figure.axes:
-        axes.set_ylim(len(tried) - 0.5, -0.5)
-        axes.grid(visible=False)
-    return figure
+            axes.plot([gap.low, gap.high], [place + offset] * 2, color=colour, lw=1.6)
+            axes.plot([gap.mean], [place + offset], color=colour, marker="o", ms=4)
+    axes.axvline(0, color=MUTED, lw=0.8)
+    axes.set_yticks([])
+    axes.set_title("loss over default: oracle blue, router red", fontsize=9, loc="left")

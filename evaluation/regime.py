@@ -65,15 +65,18 @@ class Regime:
 class Outcome:
     """What one regime gave with one seed: scores of the held-out rows by `method/route`, and what explains them.
 
-    found: adjusted Rand index of Stage II's clusters with the true skills, on held-out rows; text: the same of K-means
-    on text. skill_cosine: between the mean unit gradients of the two skills, which the conflict is to turn down.
+    found: adjusted Rand index of Stage II's clusters with the true skills, on held-out rows; by_answer: the same with
+    whether the answer is a plus or a minus; text: of K-means on text with the true skills. skill_cosine: between the
+    mean unit gradients of the two skills, which the conflict is to turn down. routed: by method, the share of
+    held-out rows that the router sends where the oracle does.
     """
 
     scores: dict[str, Scores]
     found: float
+    by_answer: float
     text: float
     skill_cosine: float
-    routed: dict[str, float]  # by method: share of held-out rows that the router sends where the oracle does
+    routed: dict[str, float]
     visits: dict[str, int]
 
 
@@ -96,7 +99,8 @@ def measure_regime(
     """
     train_file, test_file = folder / "rows.jsonl", folder / "held_out.jsonl"
     _write(train_file, make_rows(regime.rows, regime.conflict, seed, False))
-    _write(test_file, make_rows(held_out, regime.conflict, _HELD_OUT_SEED, True))
+    asked = make_rows(held_out, regime.conflict, _HELD_OUT_SEED, True)
+    _write(test_file, asked)
     recipe = _recipe(regime, seed, base, train_file)
     silent = Narrator()
     silent.silence()
@@ -119,6 +123,9 @@ def measure_regime(
         outcome = Outcome(
             scores,
             float(adjusted_rand_score(skills, run.clusters.labels[run.test])),
+            float(
+                adjusted_rand_score(["+" in row["answer"] for row in asked], run.clusters.labels[run.test])
+            ),
             float(adjusted_rand_score(skills, by_text)),
             _skill_cosine(run),
             routed,

@@ -115,7 +115,7 @@ def _exhibit(
         "in pairs.",
         "cosine of skills: between the mean unit gradients of the two skills' training rows, at the warm-up adapter; "
         "the dial is to turn it down. ARI: of the clusters with the true skills, on held-out rows (1: found; 0: by "
-        "chance).",
+        "chance); with the answer's sign: of the gradient clusters with whether the answer adds or subtracts.",
         f"{len(points)} of {len(dials.regimes)} regimes measured.",
         *_verdict(points),
     ]
@@ -150,6 +150,7 @@ def _losses(points: Sequence[Point]) -> Table:
                 *(f"{point.loss(key):.4f}" for _, key in keys),
                 f"{np.mean([one.skill_cosine for one in outcomes]):+.3f}",
                 f"{np.mean([one.found for one in outcomes]):.2f}",
+                f"{np.mean([one.by_answer for one in outcomes]):.2f}",
                 f"{np.mean([one.text for one in outcomes]):.2f}",
                 f"{np.mean([one.routed['gradientspace'] for one in outcomes]):.0%}",
                 f"{np.mean([one.routed['true-skill'] for one in outcomes]):.0%}",
@@ -157,7 +158,14 @@ def _losses(points: Sequence[Point]) -> Table:
         )
     heads = (
         *("conflict", "rows", "rank", *(title for title, _ in keys)),
-        *("cosine of skills", "ARI, gradients", "ARI, text", "router agrees, GradientSpace", "true skill"),
+        *(
+            "cosine of skills",
+            "ARI, gradients",
+            "with the answer's sign",
+            "ARI, text",
+            "router agrees, GradientSpace",
+            "true skill",
+        ),
     )
     return Table("Held-out loss", heads, rows)
 
@@ -224,6 +232,7 @@ def _as_json(point: Point) -> dict[str, Any]:
             route: vars(point.gain(f"true-skill/{route}", "one-lora/all")) for route in _ROUTES
         },
         "found": [one.found for one in outcomes],
+        "by_answer": [one.by_answer for one in outcomes],
         "text": [one.text for one in outcomes],
         "skill_cosine": [one.skill_cosine for one in outcomes],
         "router_agrees": [one.routed for one in outcomes],

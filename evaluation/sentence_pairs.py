@@ -113,7 +113,7 @@ def sentence_pairs(run: FinishedRun, store: StageStore, pairs: Sequence[Pair], s
     notes = [
         "as instruction: the sentence is the user's turn, and the loss is that of its own tokens (the template's are "
         f"left out). as answer: it is the answer to {_REQUEST!r}, which every sentence shares.",
-        f"Base {inputs.base.record.name} under the run's warm-up adapter, r = {inputs.recipe.lora.rank}, "
+        f"Base `{inputs.base.record.name}` under the run's warm-up adapter, r = {inputs.recipe.lora.rank}, "
         f"full-dimensional gradients; embeddings of {inputs.encoder.name}, mean pooled.",
     ]
     return Exhibit(

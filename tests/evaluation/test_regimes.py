@@ -37,7 +37,7 @@ def _outcome(**gains: float) -> Outcome:
         for name, routes in keys.items()
         for route in routes
     }
-    return Outcome(scores, 0.0, 0.0, 0.5, dict.fromkeys(keys, 1.0), dict.fromkeys(keys, 10))
+    return Outcome(scores, 0.0, 0.0, 0.0, 0.5, dict.fromkeys(keys, 1.0), dict.fromkeys(keys, 10))
 
 
 def test_the_dials_are_all_conflicts_by_all_rows_and_then_the_other_ranks_in_the_hardest_corner() -> None:
