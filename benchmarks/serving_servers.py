@@ -136,7 +136,8 @@ def both_servers(bundle: Path, folder: Path, say: Callable[[str], None]) -> Iter
 
         port = free_port()
         quiet = "--no-request-log"  # vLLM's server writes no access log here either
-        options = ["serve", str(bundle.resolve()), "--port", str(port), quiet, "--", *ENGINE_FLAGS]
+        memory = ("--router-memory", "0")  # prompts are asked again and again
+        options = ["serve", str(bundle.resolve()), "--port", str(port), quiet, *memory, "--", *ENGINE_FLAGS]
         service = started("service", "cli.main", options, port)
         try:
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
