@@ -225,8 +225,8 @@ def _exhibit(run: FinishedRun, laboratory: _Laboratory, errors: NDArray[np.float
     if laboratory.train:
         notes.append(
             f"Losses: per response token on {len(again.judged):,} {judged} rows, experts at the recipe's learning "
-            "rate; over default: paired 95 % interval over rows, one training seed. oracle: the cluster of the row's own "
-            "gradient, response seen."
+            "rate; over default: paired 95 % interval over rows, one training seed. oracle: the cluster of the row's "
+            "own gradient, response seen."
         )
     figures = {
         "variants": [_as_json(one) for one in tried],
