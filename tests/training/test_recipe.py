@@ -15,7 +15,8 @@ from training.errors import RecipeError, TrainingError
 from training.recipe import Recipe, read_recipe, resolved_values
 
 GIVEN: dict[str, Any] = {"data.files": ["rows.jsonl"], "base.model": "some/base", "output": "run"}
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+# table1.yaml is `evaluate`'s, with sections of its own: the tests of evaluation run it.
+RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if path.name != "table1.yaml")
 
 
 def written(folder: Path, text: str) -> Path:
