@@ -71,6 +71,7 @@ def test_strict_json_is_read_as_it_is() -> None:
         [(b"content-type", b"text/plain")],
         [(b"content-type", b"application/x-www-form-urlencoded")],
         [(b"content-type", b"application/jsonx")],
+        [(b"content-type", b"text/plain"), *JSON],
         [*JSON, (b"content-encoding", b"gzip")],
     ],
 )
