@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle.manifest import Kept
-from bundle.read import Bundle
 from router.encoder_graph import EncoderGraph
 from router.softmax import softmax
 
@@ -35,19 +34,6 @@ class SemanticRouter:
         self.labels = labels
         self._temperature = temperature
         self._graph = EncoderGraph(folder, "logits", len(labels), max_tokens, threads, keeps)
-
-    @classmethod
-    def from_bundle(cls, bundle: Bundle, threads: int = 1) -> SemanticRouter:
-        """Open the router of a verified bundle. Raises as the constructor does."""
-        manifest = bundle.manifest
-        return cls(
-            bundle.router_folder,
-            manifest.label_order,
-            manifest.routed_text.max_tokens,
-            manifest.calibration.temperature,
-            threads,
-            manifest.routed_text.keeps,
-        )
 
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return `[n, K]`; each row sums to one and depends on its own text only."""

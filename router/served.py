@@ -38,23 +38,30 @@ class ServedRouter:
         for place, text in enumerate(texts):
             places.setdefault(text, []).append(place)
         found: dict[str, NDArray[np.float32]] = {}
+        new: dict[str, NDArray[np.float32]] = {}
         counted = {"memory": 0, "linear": 0}
         for text, where in places.items():
-            row, by = self._memory.get(text), "memory"
-            if row is None and self._cascade is not None:
-                row, by = self._cascade.at_once(text), "linear"
-                if len(places) > 1:
-                    await asyncio.sleep(0)  # a long list holds up nobody's tokens
+            row = self._memory.get(text)
             if row is not None:
                 found[text] = row
-                counted[by] += len(where)
-        rest = [text for text in places if text not in found]
+                counted["memory"] += len(where)
+                continue
+            if self._cascade is None:
+                continue
+            row = self._cascade.at_once(text)
+            if row is not None:
+                new[text] = row
+                counted["linear"] += len(where)
+            if len(places) > 1:
+                await asyncio.sleep(0)  # a long list holds up nobody's tokens
+        rest = [text for text in places if text not in found and text not in new]
         if rest:
             classified = await self._thread.classify(rest)
-            found |= dict(zip(rest, classified.probabilities, strict=True))
-        for text, row in found.items():
-            rows[places[text]] = row
+            new |= dict(zip(rest, classified.probabilities, strict=True))
+        for text, row in new.items():
             self._memory.put(text, row)
+        for text, row in (found | new).items():
+            rows[places[text]] = row
         return Classified(rows, time.perf_counter() - start, counted["memory"], counted["linear"])
 
     def close(self) -> None:
