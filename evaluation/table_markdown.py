@@ -50,12 +50,7 @@ def _table(
     results: Mapping[str, Any], titles: Mapping[str, str], metric: str, title: str, columns: Sequence[str]
 ) -> str:
     names = [column.partition("/")[2] for column in columns]
-    lines = [
-        f"## {title}",
-        "",
-        f"| method | chosen by | {' | '.join(names)} |",
-        f"|---|---|{'---|' * len(names)}",
-    ]
+    lines = _table_head(title, names)
     for key, cells in results["table1"].items():
         name, _, route = key.partition(", ")
         if "failed" in cells:
@@ -68,6 +63,15 @@ def _table(
         shown = [_shown(cells.get(column), metric in _PERCENT) for column in columns]
         lines.append(_line(titles[name], route, shown))
     return "\n".join(lines)
+
+
+def _table_head(title: str, columns: Sequence[str]) -> list[str]:
+    return [
+        f"## {title}",
+        "",
+        f"| method | chosen by | {' | '.join(columns)} |",
+        f"|---|---|{'---|' * len(columns)}",
+    ]
 
 
 def _line(title: str, route: str, shown: Sequence[str]) -> str:
@@ -88,12 +92,10 @@ def _differences(results: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     against = results["against"]
     sources = list(next(iter(against["loss"].values())))
     shown_as = ["mean over sources" if source == "mean" else source for source in sources]
-    lines = [
-        f"## Loss less that of {titles[against['method']]}, 95 % interval (paired bootstrap over rows and seeds)",
-        "",
-        f"| method | chosen by | {' | '.join(shown_as)} |",
-        f"|---|---|{'---|' * len(sources)}",
-    ]
+    title = (
+        f"Loss less that of {titles[against['method']]}, 95 % interval (paired bootstrap over rows and seeds)"
+    )
+    lines = _table_head(title, shown_as)
     for key, cells in against["loss"].items():
         name, _, route = key.partition(", ")
         shown = [

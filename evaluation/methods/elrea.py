@@ -25,7 +25,7 @@ _BASE_SHARE = (
 _BIRCH_ROWS = 5000  # theirs
 
 
-class Elrea:
+class Elrea(Method):
     """Half of the row visits in the base adapter, half in the experts; as many clusters as ours.
 
     The base adapter's own direction is the mean over all rows. Fewer clusters come out where BIRCH finds fewer.
@@ -34,7 +34,6 @@ class Elrea:
     name = "elrea"
     title = "ELREA, as its authors describe it"
     tuning: Tuning = "adapters"
-    rated_as: Method | None = None
 
     def fit(self, run: SeedRun, learning_rate: float) -> Fitted:
         """As `Method.fit`."""

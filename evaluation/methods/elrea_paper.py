@@ -13,7 +13,7 @@ from evaluation.projected_gradients import of_instruction, projected_gradients
 from evaluation.seed_run import SeedRun
 
 
-class ElreaPaper:
+class ElreaPaper(Method):
     """Our experts, mixed: "a weighted average derived from softmax-normalized gradient alignment scores" (6.2).
 
     An expert's gradient is the mean of its rows' projected ones. The row that asks is known by its instruction's
@@ -23,7 +23,6 @@ class ElreaPaper:
     name = "elrea-paper"
     title = "ELREA, as the paper words it"
     tuning: Tuning = "adapters"
-    rated_as: Method | None = None
 
     def fit(self, run: SeedRun, learning_rate: float) -> Fitted:
         """As `Method.fit`."""

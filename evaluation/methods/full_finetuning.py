@@ -13,13 +13,12 @@ from training.finetune import descend, load_adapter
 from training.stage_store import Stage
 
 
-class FullFinetuning:
+class FullFinetuning(Method):
     """From the base with the warm-up adapter merged into it: the start of all the others, and as many row visits."""
 
     name = "full"
     title = "Full fine-tuning"
     tuning: Tuning = "all weights"
-    rated_as: Method | None = None
 
     def fit(self, run: SeedRun, learning_rate: float) -> Fitted:
         """As `Method.fit`."""

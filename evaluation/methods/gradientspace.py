@@ -8,13 +8,12 @@ from evaluation.partition import Fitted, Model, Partition, one_expert_each
 from evaluation.seed_run import SeedRun
 
 
-class GradientSpace:
+class GradientSpace(Method):
     """Stage II's clusters, an expert each from the warm-up adapter, the router of section 5.4.2."""
 
     name = "gradientspace"
     title = "GradientSpace"
     tuning: Tuning = "adapters"
-    rated_as: Method | None = None
 
     def fit(self, run: SeedRun, learning_rate: float) -> Fitted:
         """As `Method.fit`."""

@@ -10,13 +10,12 @@ from evaluation.partition import Fitted, one_expert_each
 from evaluation.seed_run import SeedRun
 
 
-class KMeansOnEmbeddings:
+class KMeansOnEmbeddings(Method):
     """As many clusters as ours, of the router's encoding of the prompts; the oracle is the nearest centroid."""
 
     name = "kmeans"
     title = "K-means on embeddings"
     tuning: Tuning = "adapters"
-    rated_as: Method | None = None
 
     def fit(self, run: SeedRun, learning_rate: float) -> Fitted:
         """As `Method.fit`."""

@@ -15,7 +15,7 @@ from training.stage_store import Stage
 MERGED = "merged"
 
 
-class Merging:
+class Merging(Method):
     """PEFT's `cat`: A's below each other, B's beside each other, so that the change is exactly sum of w_k B_k A_k.
 
     `linear` would add up A's and B's apart and multiply the sums: every expert's B with every other's A.
@@ -24,7 +24,6 @@ class Merging:
     name = "merging"
     title = "Model merging"
     tuning: Tuning = "adapters"
-    rated_as: Method | None = None
 
     def fit(self, run: SeedRun, learning_rate: float) -> Fitted:
         """As `Method.fit`."""

@@ -8,13 +8,12 @@ from evaluation.partition import Fitted, alone
 from evaluation.seed_run import SeedRun
 
 
-class OneLora:
+class OneLora(Method):
     """From the warm-up adapter, as every expert: without that start the comparison would be unfair."""
 
     name = "one-lora"
     title = "One LoRA"
     tuning: Tuning = "adapters"
-    rated_as: Method | None = None
 
     def fit(self, run: SeedRun, learning_rate: float) -> Fitted:
         """As `Method.fit`."""

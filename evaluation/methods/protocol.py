@@ -31,7 +31,7 @@ class Method(Protocol):
     @property
     def rated_as(self) -> Method | None:
         """The method whose learning rate it takes; none: it is tuned itself."""
-        ...
+        return None
 
     def fit(self, run: SeedRun, learning_rate: float) -> Fitted:
         """Train it; the work that methods share comes from `run`.

@@ -10,7 +10,7 @@ from evaluation.partition import Fitted, one_expert_each
 from evaluation.seed_run import SeedRun
 
 
-class RandomClusters:
+class RandomClusters(Method):
     """A permutation of Stage II's labels, so that only what is in a cluster differs from ours, not its size.
 
     No router can learn such labels, and no oracle knows better: the two routes differ by chance alone.
@@ -19,7 +19,6 @@ class RandomClusters:
     name = "random"
     title = "Random clusters"
     tuning: Tuning = "adapters"
-    rated_as: Method | None = None
 
     def fit(self, run: SeedRun, learning_rate: float) -> Fitted:
         """As `Method.fit`."""

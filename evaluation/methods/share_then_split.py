@@ -6,7 +6,7 @@ dial.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from evaluation.experts import train_adapter, train_partition
 from evaluation.methods.gradientspace import GradientSpace, gradient_clusters
@@ -16,7 +16,7 @@ from evaluation.seed_run import SeedRun
 
 
 @dataclass(frozen=True)
-class ShareThenSplit:
+class ShareThenSplit(Method):
     """`percent` of every row's visits shared, the rest in its cluster's expert; 0 is GradientSpace.
 
     At GradientSpace's learning rate: it is a variant of ours, and gets no tuning that ours did not.
@@ -24,7 +24,6 @@ class ShareThenSplit:
 
     percent: int
     tuning: Tuning = "adapters"
-    rated_as: Method | None = field(default_factory=GradientSpace)
 
     @property
     def name(self) -> str:
@@ -35,6 +34,11 @@ class ShareThenSplit:
     def title(self) -> str:
         """As `Method.title`."""
         return f"Share {self.percent} %, then split"
+
+    @property
+    def rated_as(self) -> Method:
+        """As `Method.rated_as`: the split part is GradientSpace's."""
+        return GradientSpace()
 
     def fit(self, run: SeedRun, learning_rate: float) -> Fitted:
         """As `Method.fit`."""

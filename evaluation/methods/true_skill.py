@@ -11,13 +11,12 @@ from evaluation.seed_run import SeedRun
 from training.errors import TrainingError
 
 
-class TrueSkill:
+class TrueSkill(Method):
     """An expert per source; the oracle knows a row's source, the router reads it off the prompt."""
 
     name = "true-skill"
     title = "Experts by true skill"
     tuning: Tuning = "adapters"
-    rated_as: Method | None = None
 
     def fit(self, run: SeedRun, learning_rate: float) -> Fitted:
         """As `Method.fit`."""

@@ -7,13 +7,12 @@ from evaluation.partition import Fitted, Model, alone
 from evaluation.seed_run import SeedRun
 
 
-class ZeroShot:
+class ZeroShot(Method):
     """Nothing is trained."""
 
     name = "zero-shot"
     title = "Zero-shot"
     tuning: Tuning = "none"
-    rated_as: Method | None = None
 
     def fit(self, run: SeedRun, learning_rate: float) -> Fitted:
         """As `Method.fit`."""
