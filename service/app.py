@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
@@ -20,6 +20,7 @@ from service.in_flight import InFlight
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.observed import Observed
+from service.one_per_turn import OnePerTurn
 from service.request_text import RequestTexts
 from service.routes import admin, catalog, health, openapi, playground, route
 from service.settings import Settings
@@ -45,6 +46,8 @@ class Service:
     reloader: Reloader
     engine_routes: tuple[Any, ...] = ()
     """Every route of vLLM's app, for the OpenAPI document."""
+    dry_runs: OnePerTurn = field(default_factory=OnePerTurn)
+    """`/v1/route` costs a client nothing to ask, and is asked in floods."""
 
 
 def build_app(

@@ -40,6 +40,7 @@ async def route(asked: RouteRequest, request: Request) -> dict[str, Any]:
         texts = service.texts.of_prompts([asked.input] if isinstance(asked.input, str) else asked.input)
     service.admission.check_count(len(texts), "input", "texts")
     with service.in_flight.slot(endable=False):  # the router has a time limit of its own
+        await service.dry_runs.turn()
         decided = await service.decider.routed(texts)
     labels = service.bundle.manifest.label_order
     return {

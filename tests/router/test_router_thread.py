@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -268,3 +269,22 @@ asyncio.run(main())
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout.strip()) == (0, "closed"), done.stderr
+
+
+class NiceRouter:
+    labels = ("expert-0",)
+
+    def probabilities(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        self.niceness = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        return np.ones((len(texts), 1), np.float32)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere niceness is the whole process's")
+async def test_the_router_gives_way_to_everything_else_of_the_process() -> None:
+    router = NiceRouter()
+    thread = RouterThread(router, ENOUGH)
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    await thread.classify(["text"])
+    thread.close()
+    assert router.niceness == before + 10
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
