@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from prometheus_client import Counter
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import BadRequestError, error_response
@@ -51,8 +50,21 @@ class BodyLimit:
             if not refused:
                 await send(message)
 
-        announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdigit() and int(announced) > self._max_bytes:
-            await refuse()
-        else:
+        announced = _announced(scope)
+        if announced is None:
             await self._app(scope, receive_counted, send_unless_refused)
+        elif announced > self._max_bytes:
+            await refuse()
+        else:  # the HTTP server reads no more of a body than was announced
+            await self._app(scope, receive, send)
+
+
+def _announced(scope: Scope) -> int | None:
+    """Return the length that a request gives its body; None if it gives none, or sends pieces until it likes to end."""
+    length = None
+    for name, value in scope["headers"]:
+        if name == b"transfer-encoding":
+            return None
+        if name == b"content-length" and value.isdigit():
+            length = int(value)
+    return length

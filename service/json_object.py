@@ -33,12 +33,9 @@ def parse_object(body: bytes) -> dict[str, Any]:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadRequestError(f"The body is not UTF-8: {error.reason} at byte {error.start}") from error
-    # Hooks are called back for every number, so only bodies that may need them pay for that.
-    hooks: dict[str, Any] = (
-        {"parse_int": _integer, "parse_float": _finite} if _LONG_NUMBER.search(text) else {}
-    )
+    decoder = _CHECKED if _LONG_NUMBER.search(text) else _DECODER
     try:
-        parsed = json.loads(text, parse_constant=_no_constant, **hooks)
+        parsed = decoder.decode(text)
     except json.JSONDecodeError as error:
         raise BadRequestError(f"The body can't be read as JSON: {error}") from error
     except RecursionError as error:
@@ -67,6 +64,11 @@ def _finite(digits: str) -> float:
     if not math.isfinite(number):
         raise BadRequestError(f"The number {digits[:24]} in the body is infinite")
     return number
+
+
+# Hooks are called back for every number, so only bodies that may need them pay for that.
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+_CHECKED = json.JSONDecoder(parse_constant=_no_constant, parse_int=_integer, parse_float=_finite)
 
 
 def _too_deep() -> BadRequestError:

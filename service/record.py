@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from starlette.datastructures import Headers
 from starlette.types import Message, Scope, Send
 
 from service.allowlist import ENDPOINTS, Endpoint
@@ -25,6 +24,7 @@ CLIENT_LEFT = "499"
 """The code of a request whose client left before its answer was complete."""
 CRASHED = "500"
 _KEY = "gradientspace.record"
+_REQUEST_ID = REQUEST_ID.encode()
 
 
 @dataclass
@@ -136,7 +136,7 @@ def new_record(scope: Scope) -> RequestRecord:
     return RequestRecord(
         method=method,
         path=path,
-        request_id=Headers(scope=scope).get(REQUEST_ID, ""),
+        request_id=next((value.decode() for name, value in scope["headers"] if name == _REQUEST_ID), ""),
         started=time.perf_counter(),
         endpoint=ENDPOINTS.get(path) if method == "POST" else None,
     )

@@ -290,8 +290,18 @@ class Reader:
         await send({"type": "http.response.body", "body": b"read"})
 
 
-@pytest.mark.parametrize("announced", [True, False])
-async def test_a_large_body_is_refused_while_it_is_read(announced: bool) -> None:
+@pytest.mark.parametrize(
+    ("lengths", "read"),
+    [
+        ([(b"content-length", b"12000000")], 0),
+        ([], 4),
+        ([(b"content-length", b"5"), (b"transfer-encoding", b"chunked")], 4),
+    ],
+    ids=["announced", "not announced", "announced as less, and sent in pieces"],
+)
+async def test_a_large_body_is_refused_while_it_is_read(
+    lengths: list[tuple[bytes, bytes]], read: int
+) -> None:
     inner, metrics = Reader(), Metrics(CollectorRegistry())
     app = BodyLimit(inner, 1000, metrics.rejected)
     pieces = 0
@@ -306,9 +316,8 @@ async def test_a_large_body_is_refused_while_it_is_read(announced: bool) -> None
     async def send(message: Message) -> None:
         sent.append(message)
 
-    length = [(b"content-length", b"12000000")] if announced else []
-    await app({"type": "http", "method": "POST", "path": "/", "headers": length}, receive, send)
-    assert pieces == (0 if announced else 4)
+    await app({"type": "http", "method": "POST", "path": "/", "headers": lengths}, receive, send)
+    assert pieces == read
     assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
     assert sent[0]["status"] == 400
     assert "1000 bytes" in json.loads(sent[1]["body"])["error"]["message"]
