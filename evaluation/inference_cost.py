@@ -8,102 +8,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from peft import PeftModel
-from transformers import DynamicCache
 
-from bundle.read import read_bundle
+from evaluation.cost_contenders import NEW_TOKENS, Contenders, Work
 from evaluation.errors import EvidenceError
 from evaluation.exhibit import ACCENT, INK, SECOND, Exhibit, Table, canvas
 from evaluation.finished_run import FinishedRun
 from evaluation.flop_count import FlopCount
-from evaluation.projected_gradients import of_instruction
-from router.load import load_router
-from training.base_model import BaseModel
 from training.encoder import mean_pooled
-from training.gradient_supply import row_gradients
 from training.inputs import Inputs
 from training.rendering import TokenRow
-from training.row_gradients import RowGradients
-from training.stage_two import read_centroids
 
-_NEW_TOKENS = 16  # as in benchmarks/serving.py
 _WARM = 2  # answers before the clock counts
-
-
-@dataclass(frozen=True)
-class Work:
-    """One prompt: what the router and the ensemble would have to do."""
-
-    prompt: TokenRow  # its ids end where the answer begins
-    expert: int
-
-
-class Contenders:
-    """The base with every adapter of a bundle laid over it once, the router, and ELREA's gradients."""
-
-    def __init__(self, run: FinishedRun) -> None:
-        """Load them.
-
-        Raises:
-            TrainingError: the run is not finished.
-
-        """
-        inputs = run.inputs
-        self.inputs = inputs
-        self.k = run.assignment().k
-        self.base_model: Any = inputs.base.load(torch.float32).eval()
-        folders = {f"expert-{label}": run.stage(f"expert-{label}").folder for label in range(self.k)}
-        folders["fallback"] = run.stage("warmup").folder
-        self.adapters = list(folders)
-        self.model = _with_adapters(inputs.base, folders)
-        self.source: RowGradients = row_gradients(inputs, run.stage("warmup"))
-        self.centroids = read_centroids(run.stage("centroids")).to(self.source.device)
-        self.router = load_router(read_bundle(run.folder / "bundle"), threads=torch.get_num_threads())
-
-    def route(self, work: Work) -> float:
-        """The semantic predictor on the prompt's text: ONNX, as served. Returns 0, as nothing is switched."""
-        self.router.probabilities([work.prompt.routed_text])
-        return 0.0
-
-    def elrea_weights(self, work: Work) -> float:
-        """ELREA's weights: the gradient of the prompt's own tokens, compared with every centroid. Returns 0, too."""
-        self.source.contracted([of_instruction(work.prompt)], self.centroids)
-        return 0.0
-
-    def one(self, work: Work) -> float:
-        """Answer with the routed expert alone."""
-        return self.answer(work, [f"expert-{work.expert}"])
-
-    def ensemble(self, work: Work) -> float:
-        """Answer with every expert and the base adapter, their probabilities averaged at every token: K + 1 passes."""
-        return self.answer(work, self.adapters)
-
-    @torch.inference_mode()
-    def answer(self, work: Work, adapters: Sequence[str]) -> float:
-        """Write `_NEW_TOKENS` greedy tokens; each adapter keeps a cache of its own.
-
-        Returns the seconds that PEFT took to switch between adapters: another way to serve them needs none.
-        """
-        switching = 0.0
-        ids = torch.tensor([list(work.prompt.input_ids)], device=self.model.device)  # [1, P]
-        caches = [DynamicCache() for _ in adapters]
-        for _ in range(_NEW_TOKENS):
-            mixed = torch.zeros(())
-            for adapter, cache in zip(adapters, caches, strict=True):
-                began = time.perf_counter()
-                self.model.set_adapter(adapter)
-                switching += time.perf_counter() - began
-                logits = self.model(input_ids=ids, past_key_values=cache, use_cache=True).logits[0, -1]  # [V]
-                mixed = mixed + logits.float().softmax(0)
-            ids = mixed.argmax().reshape(1, 1)
-        return switching
 
 
 def inference_cost(run: FinishedRun, prompts: int) -> Exhibit:
@@ -187,7 +107,7 @@ def inference_cost(run: FinishedRun, prompts: int) -> Exhibit:
     notes = [
         "FLOPs are those up to the answer's first token, mean over the prompts. The ensemble runs the base adapter and "
         "every expert and averages their probabilities at every token.",
-        f"Latency: greedy answers of {_NEW_TOKENS} tokens, batch of one, float32, Transformers and PEFT with all "
+        f"Latency: greedy answers of {NEW_TOKENS} tokens, batch of one, float32, Transformers and PEFT with all "
         "adapters laid over one base; the router in ONNX, as served. The time that PEFT takes to switch between "
         "adapters is left out.",
         f"The paper's formula gives ELREA {formula['ELREA'] / base:.2f} base passes; "
@@ -214,17 +134,6 @@ def inference_cost(run: FinishedRun, prompts: int) -> Exhibit:
         picture=_bars(totals, base, milliseconds),
         seeds=(inputs.recipe.seed,),
     )
-
-
-def _with_adapters(base: BaseModel, folders: dict[str, Any]) -> PeftModel:
-    names = list(folders)
-    model = cast(
-        PeftModel,
-        PeftModel.from_pretrained(base.load(torch.float32), str(folders[names[0]]), adapter_name=names[0]),
-    )
-    for name in names[1:]:
-        model.load_adapter(str(folders[name]), adapter_name=name)
-    return model.eval()
 
 
 def _prompt(row: TokenRow) -> TokenRow:
@@ -300,7 +209,7 @@ def _bars(totals: dict[str, float], base: float, milliseconds: dict[str, list[fl
     left.barh(names, [totals[name] / base for name in names], color=ACCENT, height=0.6)
     left.set_title("passes of the base, to the first token", fontsize=9, loc="left")
     right.barh(names, [float(np.median(milliseconds[name])) for name in names], color=SECOND, height=0.6)
-    right.set_title(f"ms for {_NEW_TOKENS} tokens, median", fontsize=9, loc="left")
+    right.set_title(f"ms for {NEW_TOKENS} tokens, median", fontsize=9, loc="left")
     right.set_yticks([])
     left.tick_params(axis="y", colors=INK)
     for axes in figure.axes:
