@@ -11,6 +11,13 @@ from service.settings import SECRETS, variable_of
 SMALL_MACHINE_CORES = 2
 
 
+def quiet_libraries(environ: MutableMapping[str, str]) -> None:
+    """Silence libraries' notes to their developers, which are printed past every log; before any process is started."""
+    environ.setdefault("PYTHONWARNINGS", "ignore")
+    environ.setdefault("TORCH_LOGS", "-all")
+    environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
 def prepare_environment(environ: MutableMapping[str, str], verbose: bool, cores: int) -> None:
     """Set what has to stand before vLLM is imported; what the user has set stays, if it may.
 
@@ -36,10 +43,8 @@ def prepare_environment(environ: MutableMapping[str, str], verbose: bool, cores:
     environ["HF_HUB_OFFLINE"] = "1"  # the base is a folder by now, nothing else is to be fetched
     environ.setdefault("VLLM_LOGGING_LEVEL", "INFO" if verbose else "ERROR")
     environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # standard output is for the ready lines
-    if not verbose:  # notes of libraries to their developers, printed past every log
-        environ.setdefault("PYTHONWARNINGS", "ignore")
-        environ.setdefault("TORCH_LOGS", "-all")
-        environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if not verbose:
+        quiet_libraries(environ)
     if cores <= SMALL_MACHINE_CORES:
         environ.setdefault("OMP_NUM_THREADS", "1")
     if environ.get("OMP_NUM_THREADS") == "1":

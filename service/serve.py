@@ -29,7 +29,7 @@ from service.base_model import checked_base
 from service.ending import wait_for_the_end
 from service.engine import RunningEngine, running_engine
 from service.engine_args import engine_args
-from service.environment import available_cores, prepare_environment
+from service.environment import available_cores, prepare_environment, quiet_libraries
 from service.family import descendants, end_leftovers
 from service.fingerprints import check_fingerprints
 from service.lifecycle import Lifecycle
@@ -55,6 +55,8 @@ def run(settings: Settings) -> int:
         BundleError: the bundle or the base model is not what it should be.
 
     """
+    if not settings.verbose:
+        quiet_libraries(os.environ)  # `Signals` starts a process, which speaks at the very end
     with Signals() as signals:
         try:
             return _run(settings, signals)

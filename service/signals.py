@@ -12,10 +12,11 @@ _ENDING = {signal.SIGINT, signal.SIGTERM}
 _RELAY = signal.SIGUSR2
 
 
-class StoppedError(BaseException):
+class StoppedError(SystemExit):
     """Somebody asked the service to stop before it was ready.
 
-    No KeyboardInterrupt: vLLM swallows one while it waits for its engine, and then waits for good.
+    No KeyboardInterrupt: vLLM swallows one while it waits for its engine, and then waits for good. And nothing else: an
+    event loop that a signal finds waiting lets only these two out.
     """
 
 

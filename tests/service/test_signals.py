@@ -15,18 +15,31 @@ ROOT = Path(__file__).parents[2]
 # The child ends by itself when its standard input closes, and says how.
 CHILD = "import sys; sys.stdin.read(); print('child was left alone', flush=True)"
 PROGRAM = f"""
-import subprocess, sys, threading
+import asyncio, subprocess, sys, threading
+from uvicorn.loops.auto import auto_loop_factory
 from service.signals import Signals, StoppedError
 
-serving = sys.argv[1] == "serving"
+state = sys.argv[1]
 asked = threading.Event()
-with Signals() as signals:
-    child = subprocess.Popen([sys.executable, "-c", {CHILD!r}], stdin=subprocess.PIPE)
-    if serving:
-        signals.serving(asked.set)
+
+async def wait():
     try:
         print("begun", flush=True)
-        asked.wait(60)
+        await asyncio.sleep(60)
+    finally:
+        print("cleaned up", flush=True)
+
+with Signals() as signals:
+    child = subprocess.Popen([sys.executable, "-c", {CHILD!r}], stdin=subprocess.PIPE)
+    if state == "serving":
+        signals.serving(asked.set)
+    try:
+        if state == "starting, in the event loop":
+            with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+                runner.run(wait())
+        else:
+            print("begun", flush=True)
+            asked.wait(60)
     except StoppedError:
         asked.set()
     print("asked to stop" if asked.is_set() else "not asked", flush=True)
@@ -35,7 +48,7 @@ with Signals() as signals:
 """
 
 
-@pytest.mark.parametrize("state", ["starting", "serving"])
+@pytest.mark.parametrize("state", ["starting", "starting, in the event loop", "serving"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_whole_group_reaches_us_and_not_the_engine(
     state: str, number: signal.Signals
@@ -51,5 +64,6 @@ def test_a_signal_to_the_whole_group_reaches_us_and_not_the_engine(
     assert process.stdout.readline() == "begun\n"
     os.killpg(process.pid, number)
     said, _ = process.communicate(timeout=120)
-    assert said.splitlines() == ["asked to stop", "child was left alone"]
+    cleaned = ["cleaned up"] if "event loop" in state else []
+    assert said.splitlines() == [*cleaned, "asked to stop", "child was left alone"]
     assert process.returncode == 0
