@@ -127,7 +127,7 @@ def descend(
             gradient_accumulation_steps=1,
             learning_rate=schedule.learning_rate,
             lr_scheduler_type="cosine",
-            warmup_steps=max(1, round(0.03 * steps)),
+            warmup_steps=round(0.03 * steps),  # a step of it has rate 0: a short run has none to waste
             weight_decay=0.0,
             max_grad_norm=1.0,
             optim="adamw_torch",

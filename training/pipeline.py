@@ -31,7 +31,7 @@ from training.recipe import Recipe
 from training.router_making import OTHERS
 from training.stage_one import warm_up
 from training.stage_store import StageResult, StageStore
-from training.stage_three import expert_name, train_experts, train_fallback, train_router
+from training.stage_three import expert_name, train_experts, train_fallback, train_router, train_shared
 from training.stage_two import (
     ASSIGNMENTS,
     assign_rows,
@@ -71,7 +71,8 @@ def train(recipe: Recipe, narrator: Narrator) -> Bundle:
         clusters = cluster(inputs, store, warmup, plan)
         assignment = read_assignment(clusters.assigned)
         held_out = label_held_out(inputs, store, warmup, clusters.centroids, clusters.assigned, assignment)
-        experts = train_experts(inputs, store, warmup, clusters.assigned, assignment)
+        start = train_shared(inputs, store, warmup)
+        experts = train_experts(inputs, store, start, clusters.assigned, assignment)
         fallback = train_fallback(inputs, store, warmup)
         router = train_router(inputs, store, clusters.assigned, assignment, held_out)
         if world.is_first:

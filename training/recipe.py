@@ -137,7 +137,15 @@ class ClustersSection(_Section):
 class ExpertsSection(_Section):
     """Stage III, the adapters (section 5.4.1)."""
 
-    epochs: int = _choice(3, "ours", "on the cluster's own rows", ge=1)
+    epochs: int = _choice(3, "ours", "how often each row is seen after the warm-up", ge=1)
+    shared: float = _choice(
+        0.75,
+        "ours",
+        "part of the epochs that one adapter on all rows has, before the experts start from it on their own rows; the "
+        "paper's is 0 (docs/results.md)",
+        ge=0,
+        lt=1,
+    )
     learning_rate: float = _choice(1e-4, "ours", "peak of a cosine", gt=0)
     batch_rows: int = _choice(16, "ours", "rows per optimiser step", ge=1)
 

@@ -10,6 +10,7 @@ from training.assignment import Assignment
 from training.finetune import Schedule, load_adapter
 from training.held_out import HeldOut
 from training.inputs import Inputs
+from training.recipe import ExpertsSection
 from training.routed_rows import JudgedRows, RoutedRows
 from training.router_making import make_router
 from training.stage_store import Stage, StageResult, StageStore, Work
@@ -21,33 +22,46 @@ def expert_name(label: int) -> str:
     return f"expert-{label}"
 
 
+def train_shared(inputs: Inputs, store: StageStore, warmup: StageResult) -> StageResult:
+    """Train the adapter that every expert starts from: the shared part of the epochs, on all rows.
+
+    The paper shares the warm-up alone; with that the warm-up adapter itself comes back. More is ours (docs/results.md).
+    """
+    if not inputs.recipe.experts.shared:
+        return warmup
+    title = "Stage III: the adapter that the experts start from"
+    return store.deal_out(
+        [_on_all_rows(inputs, store, warmup, "shared", title, inputs.recipe.experts.shared)]
+    )[0]
+
+
 def train_experts(
-    inputs: Inputs, store: StageStore, warmup: StageResult, assigned: StageResult, assignment: Assignment
+    inputs: Inputs, store: StageStore, start: StageResult, assigned: StageResult, assignment: Assignment
 ) -> list[StageResult]:
-    """Train every cluster's expert; several processes train several at once."""
-    jobs = [_expert(inputs, store, warmup, assigned, assignment, label) for label in range(assignment.k)]
+    """Train every cluster's expert from `start`; several processes train several at once."""
+    jobs = [_expert(inputs, store, start, assigned, assignment, label) for label in range(assignment.k)]
     return store.deal_out(jobs)
 
 
 def _expert(
     inputs: Inputs,
     store: StageStore,
-    warmup: StageResult,
+    start: StageResult,
     assigned: StageResult,
     assignment: Assignment,
     label: int,
 ) -> tuple[Stage, Work]:
-    """The expert of one cluster, from the warm-up adapter; the stage's folder is the adapter."""
+    """The expert of one cluster; the stage's folder is the adapter."""
     recipe = inputs.recipe
-    schedule = Schedule(recipe.experts.epochs, recipe.experts.learning_rate, recipe.experts.batch_rows)
+    schedule = _schedule(recipe.experts, 1 - recipe.experts.shared)
     rows = inputs.pick([row for row in inputs.split.train if assignment.labels[row] == label])
 
     def work(folder: Path) -> dict[str, Any]:
-        model = load_adapter(inputs.base, warmup.folder, trainable=True)
+        model = load_adapter(inputs.base, start.folder, trainable=True)
         return asdict(tune(inputs, store, model, rows, schedule, folder))
 
     depends_on = {
-        "warmup": warmup.digest,
+        "start": start.digest,
         "labels": assigned.facts["labels_sha256"],
         "label": label,
         "experts": recipe.experts.model_dump(),
@@ -61,16 +75,27 @@ def train_fallback(inputs: Inputs, store: StageStore, warmup: StageResult) -> St
     recipe = inputs.recipe
     if recipe.fallback.train == "warmup":
         return None
-    schedule = Schedule(recipe.experts.epochs, recipe.experts.learning_rate, recipe.experts.batch_rows)
+    title = "Stage III: the fallback"
+    return store.deal_out([_on_all_rows(inputs, store, warmup, "fallback", title, 1.0)])[0]
+
+
+def _on_all_rows(
+    inputs: Inputs, store: StageStore, warmup: StageResult, name: str, title: str, part: float
+) -> tuple[Stage, Work]:
+    """An adapter on all training rows, for a part of the experts' epochs."""
+    section = inputs.recipe.experts
     rows = inputs.pick(inputs.split.train)
 
     def work(folder: Path) -> dict[str, Any]:
         model = load_adapter(inputs.base, warmup.folder, trainable=True)
-        return asdict(tune(inputs, store, model, rows, schedule, folder))
+        return asdict(tune(inputs, store, model, rows, _schedule(section, part), folder))
 
-    depends_on = {"warmup": warmup.digest, "experts": recipe.experts.model_dump()}
-    title = f"Stage III: the fallback, on all {len(rows):,} rows"
-    return store.deal_out([(Stage("fallback", title, depends_on), work)])[0]
+    depends_on = {"warmup": warmup.digest, "experts": section.model_dump()}
+    return Stage(name, f"{title}, on all {len(rows):,} rows", depends_on), work
+
+
+def _schedule(section: ExpertsSection, part: float) -> Schedule:
+    return Schedule(part * section.epochs, section.learning_rate, section.batch_rows)
 
 
 def train_router(

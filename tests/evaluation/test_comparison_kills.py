@@ -46,7 +46,8 @@ def test_a_killed_comparison_ends_in_the_same_table(files: Files, tmp_path: Path
         with start(files, killed, cache) as process:
             deadline = time.monotonic() + ENOUGH
             while len(finished(killed)) < stages:
-                assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+                assert process.poll() is None, process.communicate()[0]
+                assert time.monotonic() < deadline
                 time.sleep(0.01)
             process.send_signal(signal.SIGKILL)
         assert process.returncode == -signal.SIGKILL

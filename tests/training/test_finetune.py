@@ -107,6 +107,14 @@ def test_steps_and_row_visits(tune: Tuner, tmp_path: Path, monkeypatch: pytest.M
     assert sum(visits) == 22
 
 
+def test_a_run_of_one_step_learns_something(tune: Tuner, tmp_path: Path) -> None:
+    model = tune.fresh()
+    tuned = tune(model, tmp_path, Schedule(epochs=1, learning_rate=3e-3, batch_rows=100))
+    moved = [float(w.detach().abs().max()) for n, w in model.named_parameters() if ".lora_B." in n]
+    assert tuned.steps == 1
+    assert min(moved) > 0
+
+
 def test_the_same_seed_gives_the_same_adapter_to_the_bit(tune: Tuner, tmp_path: Path) -> None:
     schedule = Schedule(1, 1e-3, batch_rows=4)
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):

@@ -215,8 +215,29 @@ def test_other_experts_need_no_other_clusters(first: Run, tmp_path: Path) -> Non
     run = first.copied_to(tmp_path / "run")
     bundle = run.train(experts__epochs=2)
     kept = run.kept()
-    assert {title for title, kept_ in kept.items() if not kept_} == {t for t in kept if ": expert " in t}
+    assert {title for title, kept_ in kept.items() if not kept_} == {t for t in kept if "expert" in t}
     assert bundle.manifest.recipe["experts"]["epochs"] == 2
+
+
+def test_experts_share_part_of_the_epochs_and_start_from_there(first: Run, tmp_path: Path) -> None:
+    def stage(name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((run.folder / "stages" / name / "stage.json").read_text())
+        return found
+
+    run = first.copied_to(tmp_path / "run")
+    section = run.recipe().experts
+    rows = len(read_inputs(run.recipe(), Narrator(Console(file=io.StringIO()))).split.train)
+    assert stage("shared")["depends_on"]["warmup"] == stage("warmup")["digest"]
+    assert stage("shared")["facts"]["row_visits"] == pytest.approx(0.75 * rows, abs=section.batch_rows)
+    assert stage("expert-0")["depends_on"]["start"] == stage("shared")["digest"]
+    shutil.rmtree(run.folder / "stages" / "shared")
+    bundle = run.train(experts__shared=0)
+    assert not (run.folder / "stages" / "shared").exists()
+    assert stage("expert-0")["depends_on"]["start"] == stage("warmup")["digest"]
+    assert stage("expert-0")["facts"]["row_visits"] == bundle.manifest.experts[0].rows
+    assert {title for title, kept in run.kept().items() if not kept} == {
+        title for title in run.kept() if ": expert " in title
+    }
 
 
 def test_what_no_stage_depends_on_still_reaches_the_bundle(first: Run, tmp_path: Path) -> None:
@@ -329,7 +350,7 @@ def killed_in_the_second_expert(model, tokenizer, rows, schedule, seed, save_to,
     calls.append(save_to)
     def stop(done):
         advance(done)
-        if len(calls) == 3:
+        if len(calls) == 4:  # the warm-up, what is shared, the first expert, the second
             os.kill(os.getpid(), signal.SIGKILL)
     return tune(model, tokenizer, rows, schedule, seed, save_to, stop)
 
@@ -351,7 +372,17 @@ def test_a_killed_run_goes_on_where_it_was(first: Run, tmp_path: Path) -> None:
     assert not (run.folder / "bundle").exists()
     before = {
         name: digests(stages / name)
-        for name in ("plan", "warmup", "diagnosis", "start", "centroids", "assignment", "orders", "expert-0")
+        for name in (
+            "plan",
+            "warmup",
+            "diagnosis",
+            "start",
+            "centroids",
+            "assignment",
+            "orders",
+            "shared",
+            "expert-0",
+        )
     }
     run.train()
     kept = [title for title, kept_ in run.kept().items() if kept_]
