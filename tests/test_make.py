@@ -41,7 +41,7 @@ def test_serve_from_a_finished_bundle(demo_bundle: Path, tmp_path: Path, stop: s
                 assert make.poll() is None, log.read_text()
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.5)
-            assert "training" not in log.read_text().lower()
+            assert "Stage I" not in log.read_text()  # nothing is trained again
             (line,) = re.findall(r"^\s*(curl .*)$", log.read_text(), flags=re.MULTILINE)
             pasted = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
             assert pasted.returncode == 0
