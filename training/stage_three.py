@@ -30,9 +30,7 @@ def train_shared(inputs: Inputs, store: StageStore, warmup: StageResult) -> Stag
     if not inputs.recipe.experts.shared:
         return warmup
     title = "Stage III: the adapter that the experts start from"
-    return store.deal_out(
-        [_on_all_rows(inputs, store, warmup, "shared", title, inputs.recipe.experts.shared)]
-    )[0]
+    return _on_all_rows(inputs, store, warmup, "shared", title, inputs.recipe.experts.shared)
 
 
 def train_experts(
@@ -64,7 +62,7 @@ def _expert(
         "start": start.digest,
         "labels": assigned.facts["labels_sha256"],
         "label": label,
-        "experts": recipe.experts.model_dump(),
+        "schedule": asdict(schedule),
     }
     title = f"Stage III: expert {label + 1} of {assignment.k} ({len(rows):,} rows)"
     return Stage(expert_name(label), title, depends_on), work
@@ -76,22 +74,24 @@ def train_fallback(inputs: Inputs, store: StageStore, warmup: StageResult) -> St
     if recipe.fallback.train == "warmup":
         return None
     title = "Stage III: the fallback"
-    return store.deal_out([_on_all_rows(inputs, store, warmup, "fallback", title, 1.0)])[0]
+    return _on_all_rows(inputs, store, warmup, "fallback", title, 1.0)
 
 
 def _on_all_rows(
     inputs: Inputs, store: StageStore, warmup: StageResult, name: str, title: str, part: float
-) -> tuple[Stage, Work]:
-    """An adapter on all training rows, for a part of the experts' epochs."""
-    section = inputs.recipe.experts
+) -> StageResult:
+    """Train an adapter on all training rows, for a part of the experts' epochs."""
+    schedule = _schedule(inputs.recipe.experts, part)
     rows = inputs.pick(inputs.split.train)
 
     def work(folder: Path) -> dict[str, Any]:
         model = load_adapter(inputs.base, warmup.folder, trainable=True)
-        return asdict(tune(inputs, store, model, rows, _schedule(section, part), folder))
+        return asdict(tune(inputs, store, model, rows, schedule, folder))
 
-    depends_on = {"warmup": warmup.digest, "experts": section.model_dump()}
-    return Stage(name, f"{title}, on all {len(rows):,} rows", depends_on), work
+    # On its own schedule: another share is no reason to train the fallback again.
+    depends_on = {"warmup": warmup.digest, "schedule": asdict(schedule)}
+    stage = Stage(name, f"{title}, on all {len(rows):,} rows", depends_on)
+    return store.deal_out([(stage, work)])[0]
 
 
 def _schedule(section: ExpertsSection, part: float) -> Schedule:
