@@ -154,7 +154,7 @@ def test_rows_calibrate_a_given_head_without_changing_it(
 
 def test_the_card_of_a_packed_bundle(packed: Bundle) -> None:
     card = ModelCard.load(packed.folder / "README.md")
-    assert card.data.library_name == "peft"
+    assert card.data.to_dict()["library_name"] == "peft"
     assert card.data.to_dict().get("base_model") is None  # a folder's name would be a stranger's model there
     assert "`math`" in card.text
     assert "95 % Wilson interval" in card.text
