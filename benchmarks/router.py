@@ -123,7 +123,7 @@ def measured(bundle: Bundle, sizes: _Sizes, scratch: Path, say: Say) -> Record:
     encoder = _or_note(lambda: encoder_of(bundle), notes)
     inputs = _or_note(lambda: training_inputs(bundle), notes)
     if encoder is not None and bundle.manifest.router.kind == "semantic":
-        name, router = other_precision(bundle, encoder, scratch / "other")
+        name, router = other_precision(bundle, encoder, held_out.fitted.texts[:256], scratch / "other")
         routers[name] = router
     gradient = _gradient(bundle, inputs, held_out, notes)
     if gradient is not None:
@@ -143,8 +143,8 @@ def measured(bundle: Bundle, sizes: _Sizes, scratch: Path, say: Say) -> Record:
         "throughput_over_eager": over_eager,
         "ceiling": found[0] if found else None,
         "ceiling_rows": found[1] if found else 0,
-        "cascade": _cascade(routers[served], held_out, sizes),
-        "precision": bundle.manifest.router.precision,
+        "cascade": _cascade(routers, served, held_out, sizes),
+        "precision": bundle.manifest.router.precisions,
         "bundle": bundle.digest,
         "experts": len(bundle.manifest.experts),
         "notes": notes,
@@ -249,18 +249,25 @@ def _ceiling(
     return ceiling(encoder, bundle.manifest.routed_text.max_tokens, known, judged, k, seed)
 
 
-def _cascade(router: Router, held_out: HeldOut, sizes: _Sizes) -> Record | None:
-    """Return what share of the held-out rows the cascade's first stage answers, and how right that is."""
+def _cascade(routers: dict[str, Router], served: str, held_out: HeldOut, sizes: _Sizes) -> Record | None:
+    """Return what share of the held-out rows the cascade's first stage answers, and how right that is.
+
+    All against the encoder alone in one precision: what an int8 that comes first changes is in it.
+    """
+    router = routers[served]
     if not isinstance(router, CascadeRouter):
         return None
+    alone = routers[f"{served}-encoder"]
     rows = held_out.judged.first(sizes.judged or len(held_out.judged))
     found, sure = router.answered(rows.texts)
-    encoder = router.encoder.probabilities(rows.texts).argmax(1)
+    behind = router.encoder.probabilities(rows.texts).argmax(1)
+    encoder = alone.probabilities(rows.texts).argmax(1)
     same = found.argmax(1) == encoder
     return {
         "share": float(sure.mean()),
         "agrees_with_encoder": float(same[sure].mean()) if sure.any() else None,
         "agreement_lost": float((encoder == rows.labels).mean() - (found.argmax(1) == rows.labels).mean()),
+        "left_as_alone": float((behind == encoder).mean()),
         "rows": len(rows),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from shutil import copy
 
@@ -14,7 +15,7 @@ from bundle.errors import BundleError
 from bundle.manifest import RouterKind
 from bundle.read import ROUTER_HEAD, Bundle
 from evaluation.gradient_router import GradientRouter
-from router.encoder_graph import MODEL_FILE, TOKENIZER_FILE
+from router.encoder_graph import INT8_FILE, MODEL_FILE, TOKENIZER_FILE
 from router.load import load_other_router, load_router
 from router.protocol import Router
 from router.semantic import SemanticRouter
@@ -49,22 +50,28 @@ def routers_of(bundle: Bundle) -> dict[str, Router]:
     return found
 
 
-def other_precision(bundle: Bundle, encoder: Encoder, folder: Path) -> tuple[str, Router]:
-    """Return the semantic encoder in the precision that the bundle does not have; `folder` takes its files."""
+def other_precision(
+    bundle: Bundle, encoder: Encoder, texts: Sequence[str], folder: Path
+) -> tuple[str, Router]:
+    """Return the semantic encoder alone, in int8; of a bundle that has it in int8 only, in float32.
+
+    `folder` takes the files of what the bundle does not hold; `texts` show how large activations get.
+    """
     manifest = bundle.manifest
     head = load_file(bundle.folder / ROUTER_HEAD)
     labels, text = manifest.label_order, manifest.routed_text
-    if manifest.router.precision == "int8":
+    temperature, name, file = manifest.calibration.temperature, "int8", MODEL_FILE
+    if manifest.router.int8_first is not None:
+        folder, file = bundle.router_folder, INT8_FILE
+    elif manifest.router.precision == "int8":
         write_router(folder, encoder, Head(head["W"], head["b"]), labels, (), text.max_tokens)
         name = "float32"
     else:
         folder.mkdir(parents=True)
         original = Path(copy(bundle.router_folder / MODEL_FILE, folder / "float32.onnx"))
-        quantise(original, folder / MODEL_FILE)  # it writes beside its source, and a bundle is sealed
+        quantise(original, folder / MODEL_FILE, texts, encoder.tokens(text.max_tokens))
         copy(bundle.router_folder / TOKENIZER_FILE, folder)
-        name = "int8"
-    temperature = manifest.calibration.temperature
-    router = SemanticRouter(folder, labels, text.max_tokens, temperature, keeps=text.keeps)
+    router = SemanticRouter(folder, labels, text.max_tokens, temperature, keeps=text.keeps, file=file)
     return f"semantic-{name}", router
 
 

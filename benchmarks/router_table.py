@@ -78,7 +78,9 @@ def _sentences(record: dict[str, Any]) -> list[str]:
         lines.append(
             f"The cascade's linear model answers {100 * cascade['share']:.1f} % of {cascade['rows']:,} rows and says "
             f"what the encoder says on {100 * cascade['agrees_with_encoder']:.2f} % of them; it costs "
-            f"{100 * cascade['agreement_lost']:.2f} points of agreement with the labels."
+            f"{100 * cascade['agreement_lost']:.2f} points of agreement with the labels. What it leaves to the "
+            f"encoder ({record['precision']}) would be decided as the encoder alone decides on "
+            f"{100 * cascade['left_as_alone']:.2f} % of all rows."
         )
     eager = {name: rate for name, rate in record["texts_per_s"].items() if name.startswith("eager")}
     if eager:

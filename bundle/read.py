@@ -24,6 +24,7 @@ from bundle.manifest import (
 
 ROUTER_HEAD = f"{ROUTER_FOLDER}/head.safetensors"
 ROUTER_CASCADE = f"{ROUTER_FOLDER}/cascade.safetensors"
+ROUTER_INT8 = f"{ROUTER_FOLDER}/model.int8.onnx"
 HUB_FILES = frozenset({".gitattributes"})
 """What a model hub puts into every repository; nothing here reads it."""
 _HUB_DOWNLOADS = ".cache/huggingface"
@@ -164,7 +165,8 @@ def _verify_files(folder: Path, manifest: Manifest) -> None:
 def _needed(manifest: Manifest) -> list[str]:
     adapters = [f"{record.folder}/{name}" for record in manifest.adapters for name in ADAPTER_FILES]
     cascade = [ROUTER_CASCADE] if manifest.router.cascade else []
-    return [CHAT_TEMPLATE_FILE, FINGERPRINTS_FILE, ROUTER_HEAD, *cascade, *adapters]
+    int8 = [ROUTER_INT8] if manifest.router.int8_first else []
+    return [CHAT_TEMPLATE_FILE, FINGERPRINTS_FILE, ROUTER_HEAD, *cascade, *int8, *adapters]
 
 
 def _verify_adapters(folder: Path, manifest: Manifest) -> None:

@@ -74,7 +74,7 @@ def _decision(manifest: Manifest, text: str, probabilities: list[float], by: str
         "expert": manifest.fallback.name if low else manifest.label_order[probabilities.index(confidence)],
         "confidence": confidence,
         "by": by,
-        "precision": manifest.router.precision,
+        "precision": manifest.router.precisions,
         "probabilities": dict(zip(manifest.label_order, probabilities, strict=True)),
     }
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle.manifest import Kept
-from router.encoder_graph import EncoderGraph
+from router.encoder_graph import MODEL_FILE, EncoderGraph
 from router.head_file import read_head
 from router.softmax import softmax
 
@@ -27,8 +27,9 @@ class EmbeddingRouter:
         temperature: float,
         threads: int = 1,
         keeps: Kept = "head_and_tail",
+        file: str = MODEL_FILE,
     ) -> None:
-        """Open the encoder in `folder` and the unit means W [K, H] in `head`, which a user knows as `shown`.
+        """Open the encoder `file` in `folder` and the unit means W [K, H] in `head`, which a user knows as `shown`.
 
         Raises:
             BundleError: a file can't be read, or is of other experts or another encoder.
@@ -37,11 +38,16 @@ class EmbeddingRouter:
         self.labels = labels
         self._temperature = temperature
         self._means = read_head(head, shown, labels)[0]["W"]
-        self._graph = EncoderGraph(folder, "text_embedding", self._means.shape[1], max_tokens, threads, keeps)
+        width = self._means.shape[1]
+        self._graph = EncoderGraph(folder, "text_embedding", width, max_tokens, threads, keeps, file)
+
+    def scores(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the cosines `[n, K]`; each row depends on its own text only."""
+        return cosines(self._graph.run(texts), self._means)
 
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return `[n, K]`; each row sums to one and depends on its own text only."""
-        return softmax(cosines(self._graph.run(texts), self._means), self._temperature)
+        return softmax(self.scores(texts), self._temperature)
 
 
 def cosines(embeddings: NDArray[np.float32], means: NDArray[np.float32]) -> NDArray[np.float32]:

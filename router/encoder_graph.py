@@ -12,32 +12,44 @@ from tokenizers import Tokenizer
 
 from bundle.errors import BundleError
 from bundle.manifest import ROUTER_FOLDER, Kept
+from bundle.read import ROUTER_INT8
 from router.tokens import TextTokens
 
 MODEL_FILE = "model.onnx"
+INT8_FILE = Path(ROUTER_INT8).name
 TOKENIZER_FILE = "tokenizer.json"
+TEXTS, ALONE = "texts", "alone"
+"""What a graph's own metadata say if it is to get one text at a time, because a batch would change its answers."""
 
 
 class EncoderGraph:
     """Texts to one output of the graph: `logits` of a semantic router, `text_embedding` of any."""
 
     def __init__(
-        self, folder: Path, output: str, width: int, max_tokens: int, threads: int, keeps: Kept
+        self,
+        folder: Path,
+        output: str,
+        width: int,
+        max_tokens: int,
+        threads: int,
+        keeps: Kept,
+        file: str = MODEL_FILE,
     ) -> None:
-        """Open the files in `folder`; `threads` is what one forward pass may use.
+        """Open the graph `file` and the tokenizer in `folder`; `threads` is what one forward pass may use.
 
         Raises:
             BundleError: a file can't be read, or the graph's `output` is not `width` wide.
 
         """
-        self._session = _session(folder / MODEL_FILE, threads)
+        self._session = _session(folder / file, threads)
+        self._alone = self._session.get_modelmeta().custom_metadata_map.get(TEXTS) == ALONE
         self._tokens = TextTokens(_tokenizer(folder / TOKENIZER_FILE), max_tokens, keeps)
         self._output, self._width = output, width
         widths = {each.name: each.shape[1] for each in self._session.get_outputs()}
         if widths.get(output) != width:
             what = "outputs" if output == "logits" else "features"
             raise BundleError(
-                f"{ROUTER_FOLDER}/{MODEL_FILE}",
+                f"{ROUTER_FOLDER}/{file}",
                 output,
                 f"the router has {widths.get(output)} {what}, the bundle has {width}"
                 + (" experts" if output == "logits" else ""),
@@ -46,6 +58,8 @@ class EncoderGraph:
 
     def run(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return the output `[n, width]`; each row depends on its own text only."""
+        if self._alone and len(texts) > 1:
+            return np.concatenate([self.run([text]) for text in texts])
         rows = np.zeros((len(texts), self._width), dtype=np.float32)
         for places, ids, mask in self._tokens.batches(texts):
             feeds = {"input_ids": ids, "attention_mask": mask}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from bundle.errors import BundleError
 from bundle.manifest import MANIFEST_FILE, OTHER_ROUTERS_FOLDER, RouterKind
 from bundle.read import ROUTER_CASCADE, ROUTER_HEAD, Bundle
@@ -19,6 +21,15 @@ def load_router(bundle: Bundle, threads: int = 1) -> Router:
     manifest = bundle.manifest
     record, temperature = manifest.router, manifest.calibration.temperature
     router = _open(bundle, record.kind, ROUTER_HEAD, temperature, threads)
+    if record.int8_first is not None:
+        from router.int8_first import Int8FirstRouter, Scoring
+
+        int8 = _open(bundle, record.kind, ROUTER_HEAD, temperature, threads, in_int8=True)
+        both = (
+            cast(Scoring, int8),
+            cast(Scoring, router),
+        )  # the manifest refuses int8 of a kind without an encoder
+        router = Int8FirstRouter(*both, record.int8_first.threshold, temperature)
     if record.cascade is None:
         return router
     from router.cascade import CascadeRouter, HashedWordsModel
@@ -47,16 +58,20 @@ def load_other_router(bundle: Bundle, kind: RouterKind, threads: int = 1) -> Rou
     return _open(bundle, kind, head, float(metadata["temperature"]), threads)
 
 
-def _open(bundle: Bundle, kind: RouterKind, head: str, temperature: float, threads: int) -> Router:
+def _open(
+    bundle: Bundle, kind: RouterKind, head: str, temperature: float, threads: int, in_int8: bool = False
+) -> Router:
     labels, text = bundle.manifest.label_order, bundle.manifest.routed_text
     match kind:  # a manifest with another kind was refused when it was read
         case "semantic":
+            from router.encoder_graph import INT8_FILE, MODEL_FILE
             from router.semantic import SemanticRouter
 
-            folder = bundle.router_folder
-            return SemanticRouter(folder, labels, text.max_tokens, temperature, threads, text.keeps)
+            folder, file = bundle.router_folder, INT8_FILE if in_int8 else MODEL_FILE
+            return SemanticRouter(folder, labels, text.max_tokens, temperature, threads, text.keeps, file)
         case "embedding":
             from router.embedding import EmbeddingRouter
+            from router.encoder_graph import INT8_FILE, MODEL_FILE
 
             return EmbeddingRouter(
                 bundle.router_folder,
@@ -67,6 +82,7 @@ def _open(bundle: Bundle, kind: RouterKind, head: str, temperature: float, threa
                 temperature,
                 threads,
                 text.keeps,
+                INT8_FILE if in_int8 else MODEL_FILE,
             )
         case "keyword":
             from router.keyword import KeywordRouter

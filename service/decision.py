@@ -67,8 +67,11 @@ class Decided:
 class Classifier(Protocol):
     """What decides with: `router.served.ServedRouter`."""
 
-    def classify(self, texts: Sequence[str]) -> Awaitable[Classified]:
-        """Return `[n, K]` probabilities and the seconds they took."""
+    def at_once(self, text: str) -> Classified | None:
+        """Return the answer of a text that waits for nothing; None: it is for `classify`."""
+
+    def classify(self, texts: Sequence[str], since: float | None = None) -> Awaitable[Classified]:
+        """Return `[n, K]` probabilities and the seconds they took, `since` `at_once` was asked, if it was."""
 
 
 class Decider:
@@ -84,20 +87,33 @@ class Decider:
         """Return the decisions of a request that names its target, one for each of its prompts."""
         return Decided((Decision(target, "named", 1.0),) * prompts, 0.0)
 
-    async def routed(self, texts: Sequence[str]) -> Decided:
-        """Return one decision per text; a router that fails sends them all to the fallback."""
+    def at_once(self, text: str) -> Decided | None:
+        """Return the decision of a text that waits for nothing; None: it is for `routed`."""
         try:
-            classified = await self._classifier.classify(texts)
-            probabilities = np.asarray(classified.probabilities, dtype=np.float64)  # [n, K]
-            expected = (len(texts), len(self.names.experts))
-            if probabilities.shape != expected or not np.isfinite(probabilities).all():
-                raise ValueError(f"the router gave {probabilities.shape} for {expected}, or not finite")
-        except Exception:  # a router is a model: whatever it raises, the request is served
-            _log.exception("The router failed; the fallback answers")
-            failed = Decision(self.names.fallback, "router_error", 0.0)
-            return Decided((failed,) * len(texts), 0.0)
+            classified = self._classifier.at_once(text)
+            return None if classified is None else self._decided([text], classified)
+        except Exception:
+            return self._failed([text])
+
+    async def routed(self, texts: Sequence[str], since: float | None = None) -> Decided:
+        """Return one decision per text; `since` (perf_counter) `at_once` was asked for them and gave None."""
+        try:
+            return self._decided(texts, await self._classifier.classify(texts, since))
+        except Exception:
+            return self._failed(texts)
+
+    def _decided(self, texts: Sequence[str], classified: Classified) -> Decided:
+        probabilities = np.asarray(classified.probabilities, dtype=np.float64)  # [n, K]
+        expected = (len(texts), len(self.names.experts))
+        if probabilities.shape != expected or not np.isfinite(probabilities).all():
+            raise ValueError(f"the router gave {probabilities.shape} for {expected}, or not finite")
         decisions = tuple(self._choose(row) for row in probabilities)
         return Decided(decisions, classified.seconds, classified.remembered, classified.linear)
+
+    def _failed(self, texts: Sequence[str]) -> Decided:
+        """A router is a model: whatever it raises, the request is served, by the fallback."""
+        _log.exception("The router failed; the fallback answers")
+        return Decided((Decision(self.names.fallback, "router_error", 0.0),) * len(texts), 0.0)
 
     def _choose(self, row: np.ndarray) -> Decision:
         """Argmax of one row `[K]`; the fallback if it is below the threshold."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -122,7 +123,7 @@ class Dispatch:
         if target is not None:
             decided = self._decider.named(target, prompt_count(endpoint, body))
         else:
-            decided = await client.unless_gone(self._decider.routed(self._texts.of(endpoint, body)))
+            decided = await self._routed(self._texts.of(endpoint, body), client)
             self._metrics.observe_routing(decided, self._decider.names.bundle)
         record.was_decided(decided)
         answer.headers = decided.headers
@@ -131,6 +132,16 @@ class Dispatch:
             await self._run(incoming, decided.decisions[0].target, body, client.receive, answer)
         else:
             await answer_split(incoming, self._run, client.receive, answer)
+
+    async def _routed(self, texts: Sequence[str], client: Client) -> Decided:
+        """Decide in this turn of the loop if that needs no waiting; else wait as long as the client does."""
+        if len(texts) != 1:
+            return await client.unless_gone(self._decider.routed(texts))
+        start = time.perf_counter()
+        decided = self._decider.at_once(texts[0])
+        if decided is None:
+            decided = await client.unless_gone(self._decider.routed(texts, since=start))
+        return decided
 
     def _named(self, body: dict[str, Any]) -> Target | None:
         model = body.get("model")

@@ -11,6 +11,7 @@ from bundle.manifest import CascadeRecord
 from training.cascade_fit import AGREES, MOST_LOST, USEFUL_SHARE, Cascade, Scores, words_of
 from training.progress import Narrator
 from training.routed_rows import JudgedRows
+from training.router_precision import ChosenPrecision
 
 
 @dataclass(frozen=True)
@@ -26,25 +27,30 @@ class JudgedCascade:
 def judge_cascade(
     cascade: Cascade | None,
     held_out: JudgedRows,
-    scores: Scores,
+    encoder: ChosenPrecision,
+    float32: Scores,
     max_tokens: int,
     narrator: Narrator,
 ) -> JudgedCascade:
-    """Say on the rows that chose nothing what the cascade is worth, and whether it is."""
+    """Say on the rows that chose nothing what the cascade is worth, and whether it is.
+
+    What is lost is measured against the encoder's scores in `float32` `[n, K]`, so what int8 costs counts as well.
+    """
     if cascade is None:
         return JudgedCascade(None, None, None)
     others = ~held_out.fitted
-    own = np.zeros_like(scores)
+    own = np.zeros_like(float32)
     own[held_out.fitted] = cascade.own_scores
     own[others] = cascade.scores(
         words_of([held_out.texts[place] for place in np.flatnonzero(others)], max_tokens)
     )
     sure = cascade.answers(own[others])
-    encoder, linear, labels = scores[others].argmax(1), own[others].argmax(1), held_out.labels[others]
-    same = linear == encoder
+    linear, labels = own[others].argmax(1), held_out.labels[others]
+    same = linear == encoder.alone[others].argmax(1)
     share = float(sure.mean())
     agreement = float(same[sure].mean()) if sure.any() else 0.0
-    lost = float((encoder == labels).mean() - (np.where(sure, linear, encoder) == labels).mean())
+    served = np.where(sure, linear, encoder.scores[others].argmax(1))
+    lost = float((float32[others].argmax(1) == labels).mean() - (served == labels).mean())
     reason = _why_not(cascade, share, lost)
     confidence = cascade.confidence(own[others])
     order = np.argsort(-confidence, kind="stable")

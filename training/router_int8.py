@@ -1,58 +1,49 @@
-"""The encoder's weights as eight-bit integers, kept only where the router still decides the same."""
+"""The encoder's weights as eight-bit integers: a smaller graph beside the one in float32."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-KEPT_DECISIONS = 0.995
-"""Share of held-out decisions that must stay the same."""
+from router.encoder_graph import ALONE, TEXTS
+from router.tokens import TextTokens
+from training.activation_smoothing import write_smoothed
 
 
-@dataclass(frozen=True)
-class Int8Check:
-    """How many of `rows` held-out decisions were the same as in float32, and whether that is enough."""
-
-    unchanged: float
-    rows: int
-
-    @property
-    def kept(self) -> bool:
-        """Whether int8 may take float32's place."""
-        return self.unchanged >= KEPT_DECISIONS
-
-    def summary(self) -> dict[str, Any]:
-        """For the report."""
-        return asdict(self) | {"kept": self.kept, "needed": KEPT_DECISIONS}
-
-
-def quantise(source: Path, target: Path) -> None:
+def quantise(source: Path, target: Path, texts: Sequence[str], tokens: TextTokens) -> None:
     """Write the graph of `source` with the encoder's matrices in int8, the head's in float32, into `target`.
 
     Weights get seven bits of the eight, a scale for each output: on CPUs with AVX2 and no VNNI two products of eight
-    bits by eight would overflow sixteen. Activations are quantised as they come (dynamic): a text's numbers depend a
-    little on the batch it is in.
+    bits by eight would overflow sixteen. Activations are quantised as they come (dynamic), with one scale for all
+    that is in a batch: the graph says of itself that texts go into it one by one. `texts` show which activations are
+    large (`training/activation_smoothing.py`); there must be some.
     """
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.ERROR)  # it recommends a pre-processing that a graph of ours needs not
+    head = _head(source)
     try:
-        quantize_dynamic(
-            source,
-            target,
-            op_types_to_quantize=["MatMul"],
-            per_channel=True,
-            reduce_range=True,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=_head(source),
-        )
+        with TemporaryDirectory() as folder:
+            smoothed = Path(folder) / "smoothed.onnx"
+            batches = ((ids, mask) for _, ids, mask in tokens.batches(texts))
+            write_smoothed(source, smoothed, batches, frozenset(head))
+            quantize_dynamic(
+                smoothed,
+                target,
+                op_types_to_quantize=["MatMul"],
+                per_channel=True,
+                reduce_range=True,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=head,
+            )
+        model = onnx.load(target)
+        onnx.helper.set_model_props(model, {TEXTS: ALONE})
+        onnx.save(model, target)
     finally:
         logger.setLevel(level)
 
@@ -62,9 +53,3 @@ def _head(graph: Path) -> list[str]:
     makers = {output: node for node in nodes for output in node.output}
     before = [makers[name] for name in makers["logits"].input if name in makers]
     return [node.name for node in before if node.op_type == "MatMul"]
-
-
-def check_decisions(before: NDArray[np.floating], after: NDArray[np.floating]) -> Int8Check:
-    """Compare the decisions of scores `[n, K]` in float32 with those in int8."""
-    same = before.argmax(axis=1) == after.argmax(axis=1)
-    return Int8Check(float(same.mean()), len(same))

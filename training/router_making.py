@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 from bundle.manifest import Calibration, RouterKind, RouterRecord
 from bundle.read import ROUTER_CASCADE, ROUTER_HEAD
 from router.embedding import cosines
-from router.encoder_graph import MODEL_FILE, EncoderGraph
 from router.keyword import shared_words
 from router.softmax import softmax
 from training.cascade_fit import Cascade, Scores, fit_cascade, words_of
@@ -27,13 +25,12 @@ from training.router_calibration import calibrate_router
 from training.router_export import write_router
 from training.router_head import Head, fit_head, fit_temperature
 from training.router_heads import keywords, mean_embeddings, write_head
-from training.router_int8 import KEPT_DECISIONS, Int8Check, check_decisions, quantise
+from training.router_precision import ChosenPrecision, choose_precision
 from training.router_quality import coverage_at, coverage_curve, quality
 
 OTHERS = "others"
 """Folder, beside the router's, of the heads of the kinds that are not served: Table 3 compares them."""
 _SAMPLES = 16
-_LOOK_ROWS = 500  # held-out rows between two looks at whether int8 has lost already
 
 
 @dataclass(frozen=True)
@@ -73,15 +70,26 @@ def make_router(
     head = fit_head(known, rows.labels, len(names), seed)
     kinds = _kinds(rows, held_out, known, unseen, head)
     served = kinds[section.kind]
-    scores, check, cascade = served.scores, None, None
+    chosen = ChosenPrecision("float32", None, served.scores, served.scores, {})
+    cascade = None
     if section.kind != "keyword":
         write_router(folder, encoder, head, names, held_out.texts[:_SAMPLES], section.max_tokens)
         if section.precision == "auto":
-            scores, check = _int8(folder, served, section, held_out)
-            narrator.say(_said_of_int8(check))
+            chosen = choose_precision(
+                folder,
+                served.scores,
+                lambda embeddings: _scores_of(section.kind, embeddings, served.tensors),
+                served.tensors["W"].shape[1],
+                rows.texts,
+                encoder.tokens(section.max_tokens),
+                section.max_tokens,
+                held_out,
+                narrator,
+            )
         if section.cascade == "auto" and len(names) > 1:
             known_scores = _scores_of(section.kind, known, served.tensors)
-            cascade = _cascade(rows, held_out, known_scores, scores, section, seed)
+            cascade = _cascade(rows, held_out, known_scores, chosen.alone, section, seed)
+    scores = chosen.scores
     write_head(folder / Path(ROUTER_HEAD).name, served.tensors, names, served.metadata)
     temperatures = {
         kind: fit_temperature(
@@ -95,7 +103,7 @@ def make_router(
         if kind != section.kind:
             said = each.metadata | {"temperature": repr(temperatures[kind])}
             write_head(folder.parent / OTHERS / f"{kind}.safetensors", each.tensors, names, said)
-    judged = judge_cascade(cascade, held_out, scores, section.max_tokens, narrator)
+    judged = judge_cascade(cascade, held_out, chosen, served.scores, section.max_tokens, narrator)
     if cascade is not None and judged.used is not None:
         cascade.write(folder / Path(ROUTER_CASCADE).name, names)
     probabilities = _served(cascade if judged.used else None, judged.scores, scores, temperature, held_out)
@@ -112,7 +120,7 @@ def make_router(
         },
         "curve": coverage_curve(probabilities[others], held_out.labels[others]),
         "coverage_at": coverage_at(probabilities[others], held_out.labels[others]),
-        "int8": check.summary() if check else None,
+        "int8": chosen.found or None,
         "cascade_found": judged.found,
     }
     encodes = section.kind != "keyword"
@@ -122,7 +130,8 @@ def make_router(
         encoder_sha256=encoder.sha256 if encodes else None,
         encoder_license=encoder.license if encodes else None,
         hidden=served.tensors["W"].shape[1],
-        precision="int8" if check and check.kept else "float32",
+        precision=chosen.precision,
+        int8_first=chosen.int8_first,
         cascade=judged.used,
     )
     return MadeRouter(made, calibration, found)
@@ -163,39 +172,6 @@ def _scores_of(
     if kind == "embedding":
         return cosines(embeddings, tensors["W"])
     return Head(tensors["W"], tensors["b"]).logits(embeddings)
-
-
-def _int8(
-    folder: Path, served: _Kind, section: RouterSection, held_out: JudgedRows
-) -> tuple[Scores, Int8Check]:
-    """Quantise the graph; leave it in the folder and return its scores if it decides as before, else the old ones."""
-    graph, smaller = folder / MODEL_FILE, folder / "int8"
-    smaller.mkdir()
-    quantise(graph, smaller / MODEL_FILE)
-    for tokenizer in folder.glob("tokenizer*"):
-        shutil.copy(tokenizer, smaller)
-    width = served.tensors["W"].shape[1]
-    runner = EncoderGraph(smaller, "text_embedding", width, section.max_tokens, 1, "head_and_tail")
-    scores = np.zeros_like(served.scores)
-    most_changed = (1 - KEPT_DECISIONS) * len(scores)
-    for start in range(0, len(scores), _LOOK_ROWS):
-        end = min(start + _LOOK_ROWS, len(scores))
-        scores[start:end] = _scores_of(section.kind, runner.run(held_out.texts[start:end]), served.tensors)
-        check = check_decisions(served.scores[:end], scores[:end])
-        if (1 - check.unchanged) * check.rows > most_changed:
-            break  # whatever the others are
-    del runner
-    if check.kept:
-        (smaller / MODEL_FILE).replace(graph)
-    shutil.rmtree(smaller)
-    return (scores if check.kept else served.scores), check
-
-
-def _said_of_int8(check: Int8Check) -> str:
-    share = f"int8 keeps {check.unchanged:.2%} of {check.rows:,} held-out decisions"
-    if check.kept:
-        return f"    {share}: it is used"
-    return f"    {share}, {KEPT_DECISIONS:.1%} are needed: float32 stays"
 
 
 def _cascade(

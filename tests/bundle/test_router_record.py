@@ -17,13 +17,16 @@ from bundle.read import read_bundle
 from router.load import load_other_router, load_router
 
 SINCE = {
-    "router": ("precision", "cascade"),
+    "router": ("precision", "int8_first", "cascade"),
     "routed_text": ("keeps",),
     "calibration": (
         *("fitted_rows", "macro_f1", "ece", "confidence", "shares"),
         *("target_agreement", "coverage", "covered_agreement"),
     ),
 }
+
+
+INT8_FIRST = {"threshold": 0.7, "share": 0.9, "unchanged": 0.998, "rows": 100}
 
 
 def make_older(folder: Path) -> None:
@@ -65,6 +68,14 @@ def test_a_changed_bundle_from_before_is_still_refused(bundle_folder: Path) -> N
             lambda content: content["router"].update(kind="keyword", encoder=None, precision="int8"),
             "no encoder to make faster",
         ),
+        (
+            lambda content: content["router"].update(kind="keyword", encoder=None, int8_first=INT8_FIRST),
+            "no encoder to make faster",
+        ),
+        (
+            lambda content: content["router"].update(precision="int8", int8_first=INT8_FIRST),
+            "float32 answers the rest",
+        ),
         (lambda content: content["calibration"].update(confidence=[0.5] * 10), "confidence: shares"),
         (lambda content: content["calibration"].update(confidence=[0.5, 0.5]), "calibration.confidence"),
         (lambda content: content["calibration"].update(shares=[0.5, 0.5]), "2 shares for 3 experts"),
@@ -92,6 +103,12 @@ def test_a_bundle_that_says_it_has_a_cascade_must_have_one(bundle_folder: Path) 
     cascade = {"threshold": 0.99, "share": 0.5, "agreement": 0.999, "rows": 100}
     reseal(bundle_folder, lambda content: content["router"].update(cascade=cascade))
     with pytest.raises(BundleError, match=r"files\.router/cascade\.safetensors"):
+        read_bundle(bundle_folder)
+
+
+def test_a_bundle_that_says_int8_comes_first_must_have_it(bundle_folder: Path) -> None:
+    reseal(bundle_folder, lambda content: content["router"].update(int8_first=INT8_FIRST))
+    with pytest.raises(BundleError, match=r"files\.router/model\.int8\.onnx"):
         read_bundle(bundle_folder)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,9 +34,11 @@ class Linear:
 
     def __init__(self) -> None:
         self.threads: set[str] = set()
+        self.seen: list[str] = []
 
     def scores(self, texts: Sequence[str]) -> NDArray[np.float32]:
         self.threads.add(threading.current_thread().name)
+        self.seen += texts
         return np.array([[1, 0] if text.startswith("sure") else [0, 0] for text in texts], np.float32)
 
     def confidence(self, scores: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -75,6 +78,23 @@ async def test_the_encoder_gets_the_rest_and_the_linear_model_sees_each_text_onc
     assert answer.linear == 2
     assert sorted(setup.encoder.seen) == ["b", "d"]
     assert setup.linear.threads == {threading.main_thread().name}
+    setup.served.close()
+
+
+async def test_a_text_is_answered_at_once_or_left_to_the_encoder_alone() -> None:
+    setup = Setup(entries=10)
+    setup.encoder.let_go.set()
+    sure = setup.served.at_once("sure a")
+    assert sure is not None
+    assert (sure.probabilities.tolist(), sure.linear, sure.remembered) == ([[0.75, 0.25]], 1, 0)
+    assert setup.served.at_once("b") is None
+    before = time.perf_counter() - 5
+    answer = await setup.served.classify(["b"], since=before)
+    assert answer.probabilities[:, 0].tolist() == pytest.approx([0.1])
+    assert answer.seconds > 5  # from when it was asked first
+    assert setup.linear.seen == ["sure a", "b"]  # not asked for "b" once more
+    again = [setup.served.at_once(text) for text in ("sure a", "b")]
+    assert [(each.linear, each.remembered) for each in again if each is not None] == [(0, 1)] * 2
     setup.served.close()
 
 

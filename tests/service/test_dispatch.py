@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,7 +65,10 @@ class WordRouter:
         self.error = error
         self.seen: list[str] = []
 
-    async def classify(self, texts: Sequence[str]) -> Classified:
+    def at_once(self, text: str) -> Classified | None:
+        return None
+
+    async def classify(self, texts: Sequence[str], since: float | None = None) -> Classified:
         if self.error is not None:
             raise self.error
         self.seen += texts
@@ -225,10 +229,62 @@ async def test_a_client_that_leaves_stops_every_part_of_a_split_request() -> Non
     assert setup.inner.disconnects == 3
 
 
+class AtOnce(WordRouter):
+    """Answers a single text in the turn of the loop in which it is asked, if `answers`."""
+
+    def __init__(self, answers: bool = True) -> None:
+        super().__init__()
+        self.answers = answers
+        self.tasks: list[int] = []
+        self.since: list[float | None] = []
+
+    def at_once(self, text: str) -> Classified | None:
+        self.tasks.append(len(asyncio.all_tasks()))
+        row = np.full((1, 3), 0.1, dtype=np.float32)
+        row[0, int(text[0])] = 0.8
+        return Classified(row, 0.0, linear=1) if self.answers else None
+
+    async def classify(self, texts: Sequence[str], since: float | None = None) -> Classified:
+        self.tasks.append(len(asyncio.all_tasks()))
+        self.since.append(since)
+        return await super().classify(texts)
+
+
+async def test_what_is_decided_at_once_starts_no_task() -> None:
+    router = AtOnce()
+    answer = await Setup(router).post("/v1/completions", {"prompt": "2 hello"})
+    assert answer.headers[headers.EXPERT] == "expert-2"
+    assert router.seen == []
+    waiting = AtOnce(answers=False)
+    answer = await Setup(waiting).post("/v1/completions", {"prompt": "2 hello"})
+    assert answer.headers[headers.EXPERT] == "expert-2"
+    assert waiting.seen == ["2 hello"]
+    alone, beside = waiting.tasks
+    assert router.tasks == [alone] < [beside]  # the router's own, and the one that sees the client leave
+
+
+async def test_a_router_that_waits_knows_since_when_it_was_asked() -> None:
+    router = AtOnce(answers=False)
+    before = time.perf_counter()
+    await Setup(router).post("/v1/completions", {"prompt": "2 hello"})
+    await Setup(router).post("/v1/completions", {"prompt": ["2 a", "2 b"]})
+    asked, of_list = router.since
+    assert asked is not None
+    assert before < asked < time.perf_counter()
+    assert of_list is None  # a list was never asked for at once
+
+
+@pytest.mark.parametrize("when", ["at once", "later"])
 @pytest.mark.parametrize("broken", [RuntimeError("boom"), "shape", "nan"])
-async def test_a_router_that_fails_never_fails_a_request(broken: object) -> None:
+async def test_a_router_that_fails_never_fails_a_request(broken: object, when: str) -> None:
     class Broken:
-        async def classify(self, texts: Sequence[str]) -> Classified:
+        def at_once(self, text: str) -> Classified | None:
+            return self.fails([text]) if when == "at once" else None
+
+        async def classify(self, texts: Sequence[str], since: float | None = None) -> Classified:
+            return self.fails(texts)
+
+        def fails(self, texts: Sequence[str]) -> Classified:
             if isinstance(broken, Exception):
                 raise broken
             shape = (len(texts), 3 if broken == "nan" else 2)

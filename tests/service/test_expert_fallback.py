@@ -24,7 +24,10 @@ class Given:
     def __init__(self, rows: Sequence[Sequence[float]] | None) -> None:
         self.rows = rows
 
-    async def classify(self, texts: Sequence[str]) -> Classified:
+    def at_once(self, text: str) -> None:
+        return None
+
+    async def classify(self, texts: Sequence[str], since: float | None = None) -> Classified:
         if self.rows is None:
             raise RuntimeError("boom")
         return Classified(np.array(self.rows, dtype=np.float32), 0.001)

@@ -116,7 +116,10 @@ async def test_no_line_can_be_forged(logged: Any) -> None:
 
 
 class Failing:
-    async def classify(self, texts: Any) -> Any:
+    def at_once(self, text: str) -> None:
+        return None
+
+    async def classify(self, texts: Any, since: float | None = None) -> Any:
         raise ValueError(f"can't read {texts[0]}")
 
 

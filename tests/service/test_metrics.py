@@ -127,7 +127,7 @@ def test_the_engine_and_readiness_are_asked_when_the_page_is_read() -> None:
 
 async def test_what_answered_a_text_is_counted() -> None:
     class Mixed(WordRouter):
-        async def classify(self, texts: Sequence[str]) -> Classified:
+        async def classify(self, texts: Sequence[str], since: float | None = None) -> Classified:
             found = await super().classify(texts)
             return replace(found, remembered=1, linear=2)
 
