@@ -69,7 +69,12 @@ def build_app(
         app.include_router(playground.router)
     app.router.default = dispatch
     app.add_middleware(Shortcut, dispatch=dispatch)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, rejected=metrics.rejected)
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=settings.max_body_bytes,
+        seconds=settings.body_seconds,
+        rejected=metrics.rejected,
+    )
     app.add_middleware(Authentication, access=access, on_refused=metrics.rejected.labels("unauthorized").inc)
     app.add_middleware(Observed, metrics=metrics, tracer=tracer)
     app.add_middleware(Identity, bundle_digest=service.bundle.digest)

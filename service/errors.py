@@ -63,6 +63,16 @@ class ConflictError(ServiceError):
     """What was asked for can't be done as things stand; what is served goes on."""
 
 
+class BodyTooSlowError(ServiceError):
+    """The body did not come in time."""
+
+    headers: Mapping[str, str] = {"connection": "close"}
+
+    def __init__(self, seconds: float) -> None:
+        """`seconds` is what it had."""
+        super().__init__(f"The body was not complete within {seconds:g} seconds; send it again", "body")
+
+
 class UnsupportedMediaTypeError(ServiceError):
     """The body is not announced as plain JSON."""
 
@@ -79,6 +89,7 @@ STATUS_OF: dict[type[Exception], int] = {
     UnauthorizedError: 401,
     NotFoundError: 404,
     MethodNotAllowedError: 405,
+    BodyTooSlowError: 408,
     ConflictError: 409,
     UnsupportedMediaTypeError: 415,
     TooManyRequestsError: 429,
@@ -94,6 +105,7 @@ TYPE_OF: dict[int, str] = {
     401: "AuthenticationError",
     404: "NotFoundError",
     405: "MethodNotAllowedError",
+    408: "RequestTimeoutError",
     409: "ConflictError",
     413: "RequestTooLargeError",
     415: "UnsupportedMediaTypeError",

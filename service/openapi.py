@@ -32,6 +32,7 @@ _STATUSES = {
     "400": "The request is wrong; `param` names the field",
     "401": "No valid key (only where the service was started with keys)",
     "404": "No such model",
+    "408": "The body did not come in time",
     "413": "The body is too large",
     "415": "The body is not announced as plain JSON",
     "429": "Too many requests are in flight; `retry-after` says when to come again",

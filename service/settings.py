@@ -85,6 +85,9 @@ class Settings(BaseModel):
     max_body_bytes: int = Field(  # anchor:tei allows 2 MB; ours twice that, for conversations with tools
         default=4_000_000, ge=1, description="Largest body of a request."
     )
+    body_seconds: float = Field(  # anchor:nginx, `client_body_timeout`; here for the whole body
+        default=60, gt=0, description="How long a body may take to come in; then 408."
+    )
     max_prompt_tokens: int | None = Field(  # ours: the engine's own bound is exact and enough
         default=None, ge=1, description="Largest prompt in tokens. (default: the model's context)"
     )

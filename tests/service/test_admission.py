@@ -303,7 +303,7 @@ async def test_a_large_body_is_refused_while_it_is_read(
     lengths: list[tuple[bytes, bytes]], read: int
 ) -> None:
     inner, metrics = Reader(), Metrics(CollectorRegistry())
-    app = BodyLimit(inner, 1000, metrics.rejected)
+    app = BodyLimit(inner, 1000, 60, metrics.rejected)
     pieces = 0
 
     async def receive() -> Message:
@@ -325,9 +325,61 @@ async def test_a_large_body_is_refused_while_it_is_read(
     assert metrics.rejected.labels("body_bytes")._value.get() == 1
 
 
+@pytest.mark.parametrize("lengths", [[(b"content-length", b"900")], []], ids=["announced", "not announced"])
+async def test_a_body_that_comes_too_slowly_is_refused_though_it_never_stops(
+    lengths: list[tuple[bytes, bytes]],
+) -> None:
+    inner, metrics = Reader(), Metrics(CollectorRegistry())
+    app = BodyLimit(inner, 1000, 0.2, metrics.rejected)
+
+    async def receive() -> Message:
+        await asyncio.sleep(0.05)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": lengths}
+    await asyncio.wait_for(app(scope, receive, send), 5)
+    assert sent[0]["status"] == 408
+    assert (b"connection", b"close") in sent[0]["headers"]
+    error = json.loads(sent[1]["body"])["error"]
+    assert (error["type"], error["code"], error["param"]) == ("RequestTimeoutError", 408, "body")
+    assert "within 0.2 seconds" in error["message"]
+    assert inner.bodies == []
+    assert metrics.rejected.labels("body_seconds")._value.get() == 1
+
+
+async def test_an_answer_may_take_longer_than_its_body_might() -> None:
+    class Slow(Reader):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            with pytest.raises(TimeoutError):  # nothing more comes, and nothing of it is a mistake
+                await asyncio.wait_for(receive(), 0.2)
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"late"})
+
+    metrics = Metrics(CollectorRegistry())
+    app = BodyLimit(Slow(), 1000, 0.05, metrics.rejected)
+    given = [{"type": "http.request", "body": b"{}", "more_body": False}]
+
+    async def receive() -> Message:
+        return given.pop() if given else await asyncio.Event().wait()  # type: ignore[return-value]
+
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await app({"type": "http", "method": "POST", "path": "/", "headers": []}, receive, send)
+    assert [message.get("body") for message in sent] == [None, b"late"]
+
+
 async def test_a_body_of_just_the_limit_passes() -> None:
     inner = Reader()
-    app = BodyLimit(inner, 1000, Metrics(CollectorRegistry()).rejected)
+    app = BodyLimit(inner, 1000, 60, Metrics(CollectorRegistry()).rejected)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as client:
         assert (await client.post("/", content=b"x" * 1000)).text == "read"
         assert (await client.post("/", content=b"x" * 1001)).status_code == 400
