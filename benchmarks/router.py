@@ -31,6 +31,7 @@ from benchmarks.router_contenders import (
     routers_of,
 )
 from benchmarks.router_eager import EagerPipeline
+from benchmarks.router_memory import memories
 from benchmarks.router_rows import HeldOut, held_out_rows, run_stages, training_inputs, training_rows
 from benchmarks.router_table import print_record
 from benchmarks.router_threads import threads_beside_an_engine
@@ -39,7 +40,6 @@ from benchmarks.router_timing import (
     at_once,
     latencies,
     percentiles,
-    resident_mb,
     texts_of_length,
     throughputs,
 )
@@ -134,7 +134,9 @@ def measured(bundle: Bundle, sizes: _Sizes, scratch: Path, say: Say) -> Record:
     served = bundle.manifest.router.kind
     over_eager, record["texts_per_s"] = _throughput(bundle, routers, encoder, held_out, sizes, say)
     longest = max(held_out.judged.texts, key=len)
-    record["served_memory_mb"] = resident_mb(bundle.folder, longest)
+    say("memory, each router in a process of its own")
+    for name, megabytes in memories(bundle, routers, longest).items():
+        record["routers"][name]["memory_mb"] = megabytes
     record["threads"] = threads_beside_an_engine(bundle, held_out.judged.texts[: sizes.at_once // 2])
     say("the ceiling: prompt and response")
     found = _ceiling(bundle, encoder, inputs, held_out, sizes)

@@ -43,8 +43,10 @@ def _quality(record: dict[str, Any]) -> Table:
 
 def _latency(record: dict[str, Any]) -> Table:
     lengths = [what for what in record["timed_texts"] if what != "rows"]
-    table = Table(title="One text at a time, ms at p50 / p95 / p99; texts per second from eight callers")
-    for column in ("router", "held-out rows", *(f"{length} tokens" for length in lengths), "texts/s"):
+    table = Table(
+        title="One text at a time, ms at p50 / p95 / p99; texts per second from eight callers, memory"
+    )
+    for column in ("router", "held-out rows", *(f"{length} tokens" for length in lengths), "texts/s", "MB"):
         table.add_column(
             column, justify="left" if column == "router" else "right", no_wrap=column == "router"
         )
@@ -55,6 +57,7 @@ def _latency(record: dict[str, Any]) -> Table:
             _three(found),
             *(_three(found["by_tokens"][length]) for length in lengths),
             "" if rate is None else f"{rate:.0f}",
+            f"{found['memory_mb']:.0f}" if "memory_mb" in found else "",
         )
     return table
 
@@ -69,9 +72,9 @@ def _short(milliseconds: float) -> str:
 
 def _sentences(record: dict[str, Any]) -> list[str]:
     lines = [
-        f"* is served, with its encoder in {record['precision']}; it adds {record['served_memory_mb']:.0f} MB to a "
-        "process. at 99 %, at 99.9 %: the share of rows that can be routed at that agreement; n/r: these rows don't "
-        "show it at any confidence, so nothing may be switched on by it."
+        f"* is served, with its encoder in {record['precision']}. MB: what a router adds to a process, and the "
+        "libraries it needs. at 99 %, at 99.9 %: the share of rows that can be routed at that agreement; n/r: these "
+        "rows don't show it at any confidence, so nothing may be switched on by it."
     ]
     cascade = record["cascade"]
     if cascade is not None and cascade["agrees_with_encoder"] is not None:

@@ -5,18 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from pathlib import Path
 from statistics import median
 
 import numpy as np
-import psutil
 from tokenizers import Tokenizer
 
 from benchmarks.router_rows import Rows
-from bundle.read import read_bundle
-from router.load import load_router
 from router.prompt_memory import PromptMemory
 from router.protocol import Router
 from router.served import ServedRouter
@@ -112,16 +106,3 @@ def throughputs(windows: Mapping[str, Window], texts: Sequence[str], rounds: int
         for name in (*windows, *reversed(list(windows))):
             found[name].append(len(texts) / windows[name](texts))
     return {name: median(rates) for name, rates in found.items()}
-
-
-def resident_mb(bundle: Path, text: str) -> float:
-    """Return the memory that the bundle's router adds to a fresh process, after it has routed a text."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_resident_mb, bundle, text).result()
-
-
-def _resident_mb(bundle: Path, text: str) -> float:
-    found, process = read_bundle(bundle), psutil.Process()
-    before = process.memory_info().rss
-    load_router(found).probabilities([text])
-    return (process.memory_info().rss - before) / 1e6

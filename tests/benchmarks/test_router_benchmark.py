@@ -116,5 +116,7 @@ def test_the_quick_benchmark(demo_bundle: Path, tmp_path: Path) -> None:
     assert set(record["routers"]) >= {"keyword", "embedding", "semantic", "gradient"}
     for found in record["routers"].values():
         assert {"agreement", "macro_f1", "ece", "p50_ms", "p95_ms", "p99_ms"} <= set(found)
+    for name in ("keyword", "embedding", "semantic", "gradient"):
+        assert record["routers"][name]["memory_mb"] > 0, name
     assert record["throughput_over_eager"] > 0
     assert 0 < record["ceiling"] <= 1
