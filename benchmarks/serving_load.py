@@ -12,7 +12,7 @@ import psutil
 
 from benchmarks.serving_client import Reply, ask_in_turns, ask_once, request_bytes
 from benchmarks.serving_servers import BenchmarkError, Server
-from benchmarks.serving_windows import STREAMS, Window
+from benchmarks.serving_windows import STREAMS, Pair, Window
 from bundle.manifest import Manifest
 from service.headers import ROUTER_MS
 from service.names import AUTO
@@ -122,9 +122,43 @@ class Load:
             clients,
             seconds,
             tuple(max(reply.seconds for reply in turn) for _, turn in answered),
-            tuple(float(turn[0].headers.get(ROUTER_MS, 0)) for _, turn in answered),
             cpu,
         )
+
+    async def pairs(self, clients: int, turns: int, first: int) -> list[Pair]:
+        """Let `clients` ask `turns` prompts each, each prompt named and routed, in turn which of them is first.
+
+        Both meet the same neighbours and the same batches, so what they differ in is routing.
+
+        Raises:
+            BenchmarkError: an answer is missing or is not what was asked for.
+
+        """
+        picked = [
+            [self._asked[(first + client * turns + turn) % len(self._asked)] for turn in range(turns)]
+            for client in range(clients)
+        ]
+        orders = [
+            [("named", "routed") if (client + turn) % 2 else ("routed", "named") for turn in range(turns)]
+            for client in range(clients)
+        ]
+        requests = [
+            [self._requests(name, one) for one, order in zip(own, turn, strict=True) for name in order]
+            for own, turn in zip(picked, orders, strict=True)
+        ]
+        try:
+            _, replies = await ask_in_turns(self._servers["service"].port, requests)
+        except (EOFError, ConnectionError) as error:
+            raise BenchmarkError(f"pairs: the server closed a connection ({error})") from error
+        found = []
+        for own, turn, answers in zip(picked, orders, replies, strict=True):
+            for place, (one, order) in enumerate(zip(own, turn, strict=True)):
+                by_name = dict(zip(order, (answers[2 * place][0], answers[2 * place + 1][0]), strict=True))
+                for name, reply in by_name.items():
+                    self._refuse_wrong(name, one, reply)
+                named, routed = by_name["named"], by_name["routed"]
+                found.append(Pair(named.seconds, routed.seconds, float(routed.headers[ROUTER_MS])))
+        return found
 
     def _requests(self, contender: str, one: Asked) -> list[bytes]:
         streams = contender in STREAMS

@@ -22,9 +22,7 @@ class Window:
     clients: int
     seconds: float
     latencies: tuple[float, ...]
-    """Seconds of each request; two contenders' windows of the same pass asked the same prompts in this order."""
-    router_ms: tuple[float, ...]
-    """What the service says that routing cost each request."""
+    """Seconds of each request."""
     cpu: Mapping[str, float]
     """CPU seconds of each of `PROCESSES` meanwhile."""
 
@@ -32,6 +30,17 @@ class Window:
     def rate(self) -> float:
         """Requests per second."""
         return len(self.latencies) / self.seconds
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One prompt asked twice in a row by one of several clients that all do so: by the expert's name, and routed."""
+
+    named: float
+    routed: float
+    """Seconds of each."""
+    router_ms: float
+    """What the service says that routing cost."""
 
 
 def there_and_back(contenders: Sequence[str]) -> tuple[str, ...]:
@@ -66,13 +75,15 @@ def p50_ms(windows: Sequence[Window]) -> float:
     return 1000 * median(seconds for window in windows for seconds in window.latencies)
 
 
-def beyond_router_ms(routed: Sequence[Window], named: Sequence[Window]) -> list[float]:
-    """Return what each routed request took longer than the same prompt named, less what its routing took."""
-    return [
-        1000 * (slow - fast) - router_ms
-        for one, other in zip(routed, named, strict=True)
-        for slow, fast, router_ms in zip(one.latencies, other.latencies, one.router_ms, strict=True)
-    ]
+def routing_figures(pairs: Sequence[Pair]) -> Figures:
+    """Return what routing adds to a request, in milliseconds."""
+    return {
+        "routed_minus_named_p50_ms": 1000
+        * (median(pair.routed for pair in pairs) - median(pair.named for pair in pairs)),
+        "router_p50_ms": median(pair.router_ms for pair in pairs),
+        "beyond_router_p50_ms": median(1000 * (pair.routed - pair.named) - pair.router_ms for pair in pairs),
+        "pairs": len(pairs),
+    }
 
 
 def cpu_ms_per_request(windows: Sequence[Window]) -> dict[str, float]:
@@ -87,14 +98,14 @@ def busy_cores(windows: Sequence[Window]) -> dict[str, float]:
     return {name: sum(window.cpu[name] for window in windows) / seconds for name in PROCESSES}
 
 
-def figures(windows: Sequence[Window]) -> Figures:
-    """Return the record of all windows.
+def figures(windows: Sequence[Window], pairs: Mapping[int, Sequence[Pair]]) -> Figures:
+    """Return the record of all windows, and of the pairs by number of clients.
 
     Of the figures that differ by the number of clients, the ones at the top are: `named_over_vllm`, the lowest;
     the two of the router, those of a single client, who waits for nobody but the router. All stand in `by_clients`.
     """
     counts = sorted({window.clients for window in windows})
-    by_clients = {str(clients): _of(windows, clients) for clients in counts}
+    by_clients = {str(clients): _of(windows, clients) | routing_figures(pairs[clients]) for clients in counts}
     alone = by_clients[str(counts[0])]
     return {
         "requests_per_s": {
@@ -112,16 +123,12 @@ def figures(windows: Sequence[Window]) -> Figures:
 
 
 def _of(windows: Sequence[Window], clients: int) -> Figures:
-    named, routed = (pick(windows, name, clients) for name in ("named", "routed"))
     return {
         "named_over_vllm": spread(pair_ratios(windows, "named", "vllm", clients)),
         "named_over_vllm_streams": spread(pair_ratios(windows, "named_streams", "vllm_streams", clients)),
         "named_over_base": spread(pair_ratios(windows, "named", "base", clients)),
         "routed_over_named": spread(pair_ratios(windows, "routed", "named", clients)),
         "ensemble_over_routed": spread(pair_ratios(windows, "ensemble", "routed", clients)),
-        "routed_minus_named_p50_ms": p50_ms(routed) - p50_ms(named),
-        "router_p50_ms": median(ms for window in routed for ms in window.router_ms),
-        "beyond_router_p50_ms": median(beyond_router_ms(routed, named)),
         "p50_ms": {name: p50_ms(pick(windows, name, clients)) for name in (*CONTENDERS, *STREAMS)},
         "cpu_ms_per_request": {
             name: cpu_ms_per_request(pick(windows, name, clients)) for name in (*CONTENDERS, *STREAMS)

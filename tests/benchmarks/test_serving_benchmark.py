@@ -10,24 +10,29 @@ import sys
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
+from benchmarks.serving_client import Reply
 from benchmarks.serving_equality import environment_that_matters
 from benchmarks.serving_flags import command_line, differences, vllm_flags
+from benchmarks.serving_load import TOKENS, Asked, Load
 from benchmarks.serving_servers import BenchmarkError, Server, free_port
 from benchmarks.serving_windows import (
     CONTENDERS,
     PROCESSES,
     STREAMS,
+    Pair,
     Window,
-    beyond_router_ms,
     figures,
     pair_ratios,
+    routing_figures,
     there_and_back,
     turns_within,
 )
+from service.headers import ROUTER_MS
 
 ROOT = Path(__file__).parents[2]
 HEADLINES = {
@@ -36,16 +41,19 @@ HEADLINES = {
 }
 
 
-def window(contender: str, clients: int, latency: float, router_ms: float = 0.0) -> Window:
+PAIRS = [Pair(0.100, 0.106, 5.0), Pair(0.200, 0.207, 5.0), Pair(0.150, 0.152, 1.5)]
+
+
+def window(contender: str, clients: int, latency: float) -> Window:
     latencies = (latency,) * 4
     cpu = dict.fromkeys(PROCESSES, 0.5)
-    return Window(contender, clients, 4 * latency / clients, latencies, (router_ms,) * 4, cpu)
+    return Window(contender, clients, 4 * latency / clients, latencies, cpu)
 
 
 def measured(slow: dict[str, float], counts: tuple[int, ...] = (1, 8)) -> list[Window]:
     """Two passes; in the second the machine takes twice as long for everything."""
     return [
-        window(name, clients, machine * slow.get(name, 1.0) * clients, 5.0 if name == "routed" else 0.0)
+        window(name, clients, machine * slow.get(name, 1.0) * clients)
         for clients in counts
         for machine in (1.0, 2.0)
         for name in (*CONTENDERS, *STREAMS)
@@ -70,12 +78,47 @@ def test_a_turn_of_many_requests_gets_fewer_turns() -> None:
 
 
 def test_routing_is_compared_prompt_by_prompt() -> None:
-    named, routed = [window("named", 1, 0.100)], [window("routed", 1, 0.106, router_ms=5.0)]
-    assert beyond_router_ms(routed, named) == pytest.approx([1.0] * 4)
+    found = routing_figures(PAIRS)
+    assert found["routed_minus_named_p50_ms"] == pytest.approx(2.0)  # of the medians, 152 and 150
+    assert found["beyond_router_p50_ms"] == pytest.approx(1.0)  # of 1, 2 and 0.5
+    assert (found["router_p50_ms"], found["pairs"]) == (5.0, 3)
+
+
+async def test_each_prompt_is_asked_named_and_routed_by_the_same_client_in_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = [Asked(f"prompt {number}", "expert-0", "expert-0@1") for number in range(4)]
+    load = object.__new__(Load)
+    load._asked, load._servers = asked, {"service": SimpleNamespace(port=1)}
+    load._models = {"named": lambda one: [one.expert], "routed": lambda _: ["auto"]}
+    load._base = "base"
+    sent: list[list[str]] = []
+
+    async def ask(
+        port: int, turns_by_client: list[list[list[bytes]]]
+    ) -> tuple[float, list[list[list[Reply]]]]:
+        replies = []
+        for turns in turns_by_client:
+            bodies = [json.loads(request.partition(b"\r\n\r\n")[2]) for [request] in turns]
+            sent.append([f"{body['model']}: {body['messages'][0]['content']}" for body in bodies])
+            raw = json.dumps({"model": "expert-0@1", "usage": {"completion_tokens": TOKENS}}).encode()
+            seconds = {"auto": 0.3, "expert-0": 0.2}
+            replies.append(
+                [[Reply(200, {ROUTER_MS: "7"}, raw, seconds[body["model"]], 0.1)] for body in bodies]
+            )
+        return 1.0, replies
+
+    monkeypatch.setattr("benchmarks.serving_load.ask_in_turns", ask)
+    pairs = await load.pairs(clients=2, turns=2, first=3)
+    assert sent == [
+        ["auto: prompt 3", "expert-0: prompt 3", "expert-0: prompt 0", "auto: prompt 0"],
+        ["expert-0: prompt 1", "auto: prompt 1", "auto: prompt 2", "expert-0: prompt 2"],
+    ]
+    assert pairs == [Pair(0.2, 0.3, 7.0)] * 4
 
 
 def test_the_record() -> None:
-    found = figures(measured({"named": 1.25, "base": 0.5, "named_streams": 2.0}))
+    found = figures(measured({"named": 1.25, "base": 0.5, "named_streams": 2.0}), {1: PAIRS, 8: PAIRS})
     assert set(found) == HEADLINES
     assert {clients: set(rates) for clients, rates in found["requests_per_s"].items()} == {
         "1": set(CONTENDERS),
@@ -92,7 +135,7 @@ def test_the_record() -> None:
 
 def test_the_lowest_ratio_is_the_headline() -> None:
     windows = measured({}, (1,)) + measured({"named": 1.25}, (32,)) + measured({}, (8,))
-    found = figures(windows)
+    found = figures(windows, dict.fromkeys((1, 8, 32), PAIRS))
     assert found["named_over_vllm"] == pytest.approx(0.8)
     assert found["routed_minus_named_p50_ms"] == found["by_clients"]["1"]["routed_minus_named_p50_ms"]
 
