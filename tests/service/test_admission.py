@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from prometheus_client import CollectorRegistry
 from starlette.types import Message, Receive, Scope, Send
 from test_dispatch import LIMITS, Letters, Setup
@@ -384,3 +385,24 @@ async def test_a_body_of_just_the_limit_passes() -> None:
         assert (await client.post("/", content=b"x" * 1000)).text == "read"
         assert (await client.post("/", content=b"x" * 1001)).status_code == 400
     assert inner.bodies == [b"x" * 1000]
+
+
+async def test_to_a_client_that_never_sends_the_rest_the_answer_is_given_and_the_line_closed() -> None:
+    inner, metrics = Reader(), Metrics(CollectorRegistry())
+    app = BodyLimit(inner, 1000, 0.2, metrics.rejected)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 10\r\n\r\nhalf")
+        answer = await asyncio.wait_for(reader.read(), 10)  # to the end: the server hangs up
+        writer.close()
+    finally:
+        server.should_exit = True
+        await serving
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"RequestTimeoutError"' in answer
+    assert inner.bodies == []
