@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from test_dispatch import EXPERTS, JSON, Setup
 
-from router.threaded import RouterThread
+from router.prompt_memory import PromptMemory
+from router.served import ServedRouter
 from service import headers
 
 
@@ -41,6 +42,10 @@ def held() -> Iterator[HeldRouter]:
     router.let_go.set()
 
 
+def served(router: HeldRouter, seconds: float) -> ServedRouter:
+    return ServedRouter(router, PromptMemory("bundle", 0), seconds, 1024)
+
+
 async def entered(router: HeldRouter) -> None:
     async with asyncio.timeout(10):
         while not router.entered.is_set():
@@ -48,7 +53,7 @@ async def entered(router: HeldRouter) -> None:
 
 
 async def test_no_byte_of_a_stream_waits_for_a_neighbours_classification(held: HeldRouter) -> None:
-    setup = Setup(RouterThread(held, 60))
+    setup = Setup(served(held, 60))
     neighbour = asyncio.create_task(setup.post("/v1/completions", {"prompt": "1 a"}))
     await entered(held)
     stream = {"model": "expert-2", "prompt": ["0 b"], "stream": True}
@@ -61,7 +66,7 @@ async def test_no_byte_of_a_stream_waits_for_a_neighbours_classification(held: H
 
 
 async def test_a_hanging_router_leaves_every_request_to_the_fallback(held: HeldRouter) -> None:
-    setup = Setup(RouterThread(held, 0.2), limit=2000)
+    setup = Setup(served(held, 0.2), limit=2000)
     for _ in range(2):  # the second round meets a router that is known to hang
         asked = (setup.post("/v1/completions", {"prompt": f"1 {place}"}) for place in range(50))
         for answer in await asyncio.wait_for(asyncio.gather(*asked), 60):
@@ -78,7 +83,7 @@ async def test_a_hanging_router_leaves_every_request_to_the_fallback(held: HeldR
 
 
 async def test_who_leaves_while_the_router_works_is_not_answered_and_not_routed(held: HeldRouter) -> None:
-    setup = Setup(RouterThread(held, 60))
+    setup = Setup(served(held, 60))
     first = asyncio.create_task(setup.post("/v1/completions", {"prompt": "1 a"}))
     await entered(held)
     left = asyncio.Event()
