@@ -33,57 +33,51 @@ class ServedRouter:
     def at_once(self, text: str) -> Classified | None:
         """Return the answer of a text that waits for nothing; None: `classify` has it, and need not look again."""
         start = time.perf_counter()
-        row = self._memory.get(text)
-        remembered = row is not None
-        if row is None and self._cascade is not None:
-            row = self._cascade.at_once(text)
-            if row is not None:
-                self._memory.put(text, row)
+        row, linear = self._memory.get(text), 0
+        if row is None:
+            row, linear = self._by_linear_model(text), 1
         if row is None:
             return None
-        return Classified(row[None, :], time.perf_counter() - start, int(remembered), int(not remembered))
+        return Classified(row[None, :], time.perf_counter() - start, 1 - linear, linear)
 
     async def classify(self, texts: Sequence[str], since: float | None = None) -> Classified:
         """Return the probabilities of all texts; `since` (perf_counter) they were asked for `at_once`, in vain.
 
         Raises as `RouterThread.classify`.
         """
-        if since is not None:
-            probabilities = (await self._thread.classify(texts)).probabilities
-            for text, row in zip(texts, probabilities, strict=True):
-                self._memory.put(text, row)
-            return Classified(probabilities, time.perf_counter() - since)
-        start = time.perf_counter()
+        start = time.perf_counter() if since is None else since
         rows = np.zeros((len(texts), self._experts), np.float32)  # [n, K]
         places: dict[str, list[int]] = {}
         for place, text in enumerate(texts):
             places.setdefault(text, []).append(place)
-        found: dict[str, NDArray[np.float32]] = {}
-        new: dict[str, NDArray[np.float32]] = {}
-        counted = {"memory": 0, "linear": 0}
+        remembered = linear = 0
+        rest = []
         for text, where in places.items():
-            row = self._memory.get(text)
+            row = self._memory.get(text) if since is None else None
             if row is not None:
-                found[text] = row
-                counted["memory"] += len(where)
-                continue
-            if self._cascade is None:
-                continue
-            row = self._cascade.at_once(text)
-            if row is not None:
-                new[text] = row
-                counted["linear"] += len(where)
-            if len(places) > 1:
-                await asyncio.sleep(0)  # a long list holds up nobody's tokens
-        rest = [text for text in places if text not in found and text not in new]
+                remembered += len(where)
+            elif since is None and self._cascade is not None:
+                row = self._by_linear_model(text)
+                linear += len(where) if row is not None else 0
+                if len(places) > 1:
+                    await asyncio.sleep(0)  # a long list holds up nobody's tokens
+            if row is None:
+                rest.append(text)
+            else:
+                rows[where] = row
         if rest:
-            classified = await self._thread.classify(rest)
-            new |= dict(zip(rest, classified.probabilities, strict=True))
-        for text, row in new.items():
+            found = (await self._thread.classify(rest)).probabilities
+            for text, row in zip(rest, found, strict=True):
+                self._memory.put(text, row)
+                rows[places[text]] = row
+        return Classified(rows, time.perf_counter() - start, remembered, linear)
+
+    def _by_linear_model(self, text: str) -> NDArray[np.float32] | None:
+        """Return a row `[K]` that the cascade's linear model is sure of, and remember it; None: it is the encoder's."""
+        row = None if self._cascade is None else self._cascade.at_once(text)
+        if row is not None:
             self._memory.put(text, row)
-        for text, row in (found | new).items():
-            rows[places[text]] = row
-        return Classified(rows, time.perf_counter() - start, counted["memory"], counted["linear"])
+        return row
 
     def close(self) -> None:
         """As `RouterThread.close`."""
