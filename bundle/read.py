@@ -24,6 +24,7 @@ from bundle.manifest import (
 
 ROUTER_HEAD = f"{ROUTER_FOLDER}/head.safetensors"
 ROUTER_CASCADE = f"{ROUTER_FOLDER}/cascade.safetensors"
+ROUTER_MODEL = f"{ROUTER_FOLDER}/model.onnx"
 ROUTER_INT8 = f"{ROUTER_FOLDER}/model.int8.onnx"
 HUB_FILES = frozenset({".gitattributes"})
 """What a model hub puts into every repository; nothing here reads it."""

@@ -34,14 +34,10 @@ class Int8FirstRouter:
         self._threshold = threshold
         self._temperature = temperature
 
-    def scores(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return `[n, K]`; each row depends on its own text only."""
+    def probabilities(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return `[n, K]`; each row sums to one and depends on its own text only."""
         scores = self._int8.scores(texts)
         doubtful = np.flatnonzero(margins(scores) < self._threshold)
         if len(doubtful):
             scores[doubtful] = self._float32.scores([texts[place] for place in doubtful])
-        return scores
-
-    def probabilities(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return `[n, K]`; each row sums to one and depends on its own text only."""
-        return softmax(self.scores(texts), self._temperature)
+        return softmax(scores, self._temperature)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import cast
 
 from bundle.errors import BundleError
 from bundle.manifest import MANIFEST_FILE, OTHER_ROUTERS_FOLDER, RouterKind
-from bundle.read import ROUTER_CASCADE, ROUTER_HEAD, Bundle
+from bundle.read import ROUTER_CASCADE, ROUTER_HEAD, ROUTER_INT8, ROUTER_MODEL, Bundle
 from router.head_file import read_head
 from router.protocol import Router
 
@@ -24,12 +25,10 @@ def load_router(bundle: Bundle, threads: int = 1) -> Router:
     if record.int8_first is not None:
         from router.int8_first import Int8FirstRouter, Scoring
 
-        int8 = _open(bundle, record.kind, ROUTER_HEAD, temperature, threads, in_int8=True)
-        both = (
-            cast(Scoring, int8),
-            cast(Scoring, router),
-        )  # the manifest refuses int8 of a kind without an encoder
-        router = Int8FirstRouter(*both, record.int8_first.threshold, temperature)
+        # Both have scores: the manifest refuses int8 of a kind without an encoder.
+        int8 = cast(Scoring, _open(bundle, record.kind, ROUTER_HEAD, temperature, threads, ROUTER_INT8))
+        float32 = cast(Scoring, router)
+        router = Int8FirstRouter(int8, float32, record.int8_first.threshold, temperature)
     if record.cascade is None:
         return router
     from router.cascade import CascadeRouter, HashedWordsModel
@@ -59,19 +58,17 @@ def load_other_router(bundle: Bundle, kind: RouterKind, threads: int = 1) -> Rou
 
 
 def _open(
-    bundle: Bundle, kind: RouterKind, head: str, temperature: float, threads: int, in_int8: bool = False
+    bundle: Bundle, kind: RouterKind, head: str, temperature: float, threads: int, model: str = ROUTER_MODEL
 ) -> Router:
     labels, text = bundle.manifest.label_order, bundle.manifest.routed_text
     match kind:  # a manifest with another kind was refused when it was read
         case "semantic":
-            from router.encoder_graph import INT8_FILE, MODEL_FILE
             from router.semantic import SemanticRouter
 
-            folder, file = bundle.router_folder, INT8_FILE if in_int8 else MODEL_FILE
+            folder, file = bundle.router_folder, Path(model).name
             return SemanticRouter(folder, labels, text.max_tokens, temperature, threads, text.keeps, file)
         case "embedding":
             from router.embedding import EmbeddingRouter
-            from router.encoder_graph import INT8_FILE, MODEL_FILE
 
             return EmbeddingRouter(
                 bundle.router_folder,
@@ -82,7 +79,7 @@ def _open(
                 temperature,
                 threads,
                 text.keeps,
-                INT8_FILE if in_int8 else MODEL_FILE,
+                Path(model).name,
             )
         case "keyword":
             from router.keyword import KeywordRouter

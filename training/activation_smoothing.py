@@ -51,8 +51,9 @@ def write_smoothed(source: Path, target: Path, batches: Iterable[Batch], without
             first, helper.make_node("Mul", [name, inverse], [f"{name}.smoothed"], f"{name}.smooth")
         )
     used = {name for node in model.graph.node for name in node.input}
-    for each in [each for each in model.graph.initializer if each.name not in used]:
-        model.graph.initializer.remove(each)
+    for place in reversed(range(len(model.graph.initializer))):
+        if model.graph.initializer[place].name not in used:
+            del model.graph.initializer[place]
     onnx.save(model, target)
 
 

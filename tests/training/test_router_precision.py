@@ -24,7 +24,6 @@ from training.router_head import Head
 from training.router_precision import ChosenPrecision, choose_precision
 
 ROWS = 2_000
-Change = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 class Setup(NamedTuple):
