@@ -8,12 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 from small_bundle import edit_manifest, reseal
 
 from bundle.errors import BundleError
 from bundle.manifest import MANIFEST_FILE
-from bundle.read import read_bundle
+from bundle.read import ROUTER_INT8, ROUTER_MODEL, read_bundle
 from router.load import load_other_router, load_router
 
 SINCE = {
@@ -110,6 +113,35 @@ def test_a_bundle_that_says_int8_comes_first_must_have_it(bundle_folder: Path) -
     reseal(bundle_folder, lambda content: content["router"].update(int8_first=INT8_FIRST))
     with pytest.raises(BundleError, match=r"files\.router/model\.int8\.onnx"):
         read_bundle(bundle_folder)
+
+
+def test_a_bundle_in_which_int8_comes_first_routes_by_its_margin(bundle_folder: Path) -> None:
+    texts = ["tell me a story", "add two numbers"]
+    float32 = load_router(read_bundle(bundle_folder))
+    k = len(float32.labels)
+    # A graph of other scores stands in for int8: one that knows the first expert only, by a margin of one.
+    model = onnx.load(bundle_folder / ROUTER_MODEL)
+    scores = np.eye(1, k, dtype=np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(scores, "said"))
+    for node in model.graph.node:
+        node.output[:] = ["unheard" if name == "logits" else name for name in node.output]
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0), "nothing"))
+    model.graph.node.append(helper.make_node("Mul", ["unheard", "nothing"], ["silenced"]))
+    model.graph.node.append(helper.make_node("Add", ["silenced", "said"], ["logits"]))
+    onnx.save(model, bundle_folder / ROUTER_INT8)
+    expected = {0.5: 0, 1.5: None}  # surer than asked: the first expert; less sure: float32's own
+    for threshold, expert in expected.items():
+
+        def first(content: dict[str, Any], threshold: float = threshold) -> None:
+            content["router"].update(int8_first=INT8_FIRST | {"threshold": threshold})
+            content["files"][ROUTER_INT8] = ""
+
+        reseal(bundle_folder, first)
+        found = load_router(read_bundle(bundle_folder)).probabilities(texts)
+        if expert is None:
+            assert np.array_equal(found, float32.probabilities(texts))
+        else:
+            assert (found.argmax(axis=1) == expert).all()
 
 
 def test_a_kind_that_the_bundle_does_not_hold_is_refused(bundle_folder: Path) -> None:
