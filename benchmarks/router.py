@@ -32,7 +32,7 @@ from benchmarks.router_contenders import (
 )
 from benchmarks.router_eager import EagerPipeline
 from benchmarks.router_memory import memories
-from benchmarks.router_rows import HeldOut, held_out_rows, run_stages, training_inputs, training_rows
+from benchmarks.router_rows import HeldOut, held_out_rows, router_rows, run_stages, training_inputs
 from benchmarks.router_table import print_record
 from benchmarks.router_threads import threads_beside_an_engine
 from benchmarks.router_timing import (
@@ -137,7 +137,8 @@ def measured(bundle: Bundle, sizes: _Sizes, scratch: Path, say: Say) -> Record:
     say("memory, each router in a process of its own")
     for name, megabytes in memories(bundle, routers, longest).items():
         record["routers"][name]["memory_mb"] = megabytes
-    record["threads"] = threads_beside_an_engine(bundle, held_out.judged.texts[: sizes.at_once // 2])
+    beside = held_out.judged.texts[: sizes.at_once // 2]
+    record["threads"] = {} if served == _SLOW else threads_beside_an_engine(bundle, beside)
     say("the ceiling: prompt and response")
     found = _ceiling(bundle, encoder, inputs, held_out, sizes)
     return record | {
@@ -246,7 +247,7 @@ def _ceiling(
     if encoder is None or inputs is None:
         return None
     judged = held_out.judged.first(sizes.ceiling or len(held_out.judged))
-    known = training_rows(bundle, inputs)
+    known = router_rows(bundle, inputs, held_out)
     k, seed = len(bundle.manifest.experts), inputs.recipe.seed
     return ceiling(encoder, bundle.manifest.routed_text.max_tokens, known, judged, k, seed)
 
@@ -256,7 +257,7 @@ def _cascade(routers: dict[str, Router], served: str, held_out: HeldOut, sizes: 
 
     All against the encoder alone in one precision: what an int8 that comes first changes is in it.
     """
-    router = routers[served]
+    router = routers.get(served)
     if not isinstance(router, CascadeRouter):
         return None
     alone = routers[f"{served}-encoder"]

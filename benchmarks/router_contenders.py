@@ -107,7 +107,7 @@ def ceiling(
 ) -> tuple[float, int]:
     """Return the agreement, and its n, of a router that reads prompt and response: what is learnable at all.
 
-    The same encoder and the same head, fitted to the same training rows. Of what is too long for the encoder, the
+    The same encoder and the same head, fitted to the same rows. Of what is too long for the encoder, the
     prompt's beginning and the response's end are read.
     """
     both = [encoder.embed(_with_response(rows), max_tokens) for rows in (known, judged)]  # [n, H]

@@ -30,12 +30,12 @@ def memories(bundle: Bundle, routers: Iterable[str], text: str) -> dict[str, flo
 
 def _opener(bundle: Bundle, name: str) -> Opener | None:
     served = bundle.manifest.router.kind
+    if name == "gradient":
+        return _gradient_router
     if name == served:
         return load_router
     if name == f"{served}-encoder":
         return partial(load_other_router, kind=served)
-    if name == "gradient":
-        return _gradient_router
     for kind in get_args(RouterKind):
         if name == kind:
             return partial(load_other_router, kind=kind)

@@ -14,12 +14,13 @@ from benchmarks.serving_servers import BenchmarkError
 from bundle.manifest import HELD_OUT_FILE
 from bundle.read import Bundle
 from training.errors import TrainingError
+from training.held_out import FIT, JUDGE, TEACH
 from training.inputs import Inputs, read_inputs
 from training.progress import Narrator
 from training.recipe import Recipe
 
 _ASSIGNMENTS = "report/assignments.parquet"
-_NEEDED = {"text", "response", "label", "fitted"}
+_NEEDED = {"text", "response", "label", "use"}
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Rows outside all training: `judged` by nothing was fitted on, `fitted` may have set temperatures."""
+    """Rows that no expert saw: `teaching` taught the router, `fitted` set its thresholds, `judged` did neither."""
 
-    judged: Rows
+    teaching: Rows
     fitted: Rows
+    judged: Rows
 
 
 def held_out_rows(bundle: Bundle) -> HeldOut:
@@ -70,11 +72,11 @@ def held_out_rows(bundle: Bundle) -> HeldOut:
             "again with --set data.held_out_texts=true to measure it"
         )
     table = table.take(np.random.default_rng(0).permutation(len(table)))
-    fitted = table["fitted"].to_numpy(zero_copy_only=False).astype(bool)
-    if fitted.all() or not len(table):
+    use = np.array(table["use"].to_pylist())
+    if not (use == JUDGE).any():
         raise BenchmarkError(f"{path}: no held-out row was left out of the fitting, so none can judge")
     rows = Rows(table["text"].to_pylist(), table["response"].to_pylist(), table["label"].to_numpy())
-    return HeldOut(_picked(rows, ~fitted), _picked(rows, fitted))
+    return HeldOut(*(_picked(rows, use == part) for part in (TEACH, FIT, JUDGE)))
 
 
 def training_inputs(bundle: Bundle) -> Inputs:
@@ -99,6 +101,16 @@ def training_inputs(bundle: Bundle) -> Inputs:
             f"{bundle.manifest.recipe['data']['files']}: these are not the rows that the bundle was trained on"
         )
     return inputs
+
+
+def router_rows(bundle: Bundle, inputs: Inputs, held_out: HeldOut) -> Rows:
+    """Return the rows that the router's head learnt from: the experts' and the teaching ones."""
+    known, more = training_rows(bundle, inputs), held_out.teaching
+    return Rows(
+        known.texts + more.texts,
+        known.responses + more.responses,
+        np.concatenate([known.labels, more.labels]),
+    )
 
 
 def training_rows(bundle: Bundle, inputs: Inputs) -> Rows:

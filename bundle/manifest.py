@@ -26,6 +26,8 @@ RESERVED_NAMES = ("auto", FALLBACK_NAME, "none")
 
 RoutedTextRule = Literal["last_user", "first_user", "all_user"]
 RouterKind = Literal["semantic", "embedding", "keyword", "gradient"]
+ENCODING_KINDS: tuple[RouterKind, ...] = ("semantic", "embedding")
+"""Those that read a prompt through a text encoder."""
 Precision = Literal["float32", "int8"]
 Kept = Literal["head", "head_and_tail"]
 
@@ -125,7 +127,9 @@ class RouterRecord(_Record):
     encoder: str | None = Field(description="None: a kind that reads words")
     encoder_sha256: str | None
     encoder_license: str | None = None
-    hidden: int = Field(ge=1, description="columns of the head's W: width of an embedding, or keywords")
+    hidden: int = Field(
+        ge=1, description="columns of the head's W: an embedding's width, keywords, or a gradient's d"
+    )
     precision: Precision = Field(default="float32", description="of the encoder's weights")
     int8_first: Int8FirstRecord | None = Field(
         default=None, description="None: the encoder stands in the bundle once, in `precision`"
@@ -134,7 +138,7 @@ class RouterRecord(_Record):
 
     @model_validator(mode="after")
     def _encoders_are_for_kinds_that_encode(self) -> RouterRecord:
-        encodes = self.kind in ("semantic", "embedding")
+        encodes = self.kind in ENCODING_KINDS
         if encodes != (self.encoder is not None):
             raise ValueError(f"encoder: it is {self.encoder!r}, and the router's kind is {self.kind!r}")
         faster = self.cascade is not None or self.int8_first is not None or self.precision != "float32"

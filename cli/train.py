@@ -94,4 +94,5 @@ def train(
         fail("Stopped. The same command goes on with the stage it was in.", code=130)
     narrator.title(f"\nThe bundle is ready: {bundle.folder} (K = {len(bundle.manifest.experts)})")
     narrator.say(f"Look at it:  gradientspace inspect {bundle.folder}")
-    narrator.say(f"Serve it:    gradientspace serve {bundle.folder}")
+    if bundle.manifest.router.kind != "gradient":  # which no service opens
+        narrator.say(f"Serve it:    gradientspace serve {bundle.folder}")

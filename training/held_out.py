@@ -14,27 +14,27 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from training.assignment import Assignment, compare_rows
-from training.errors import TrainingError
+from training.centroid_order import centroid_of_label, nearest_rows
 from training.gradient_source import Recomputed
 from training.gradient_supply import row_gradients
 from training.inputs import Inputs
 from training.rendering import TokenRow
+from training.routed_rows import JudgedRows, RoutedRows
 from training.router_head import drawn_half
 from training.stage_store import Stage, StageResult, StageStore
 from training.stage_two import read_centroids
 
+TEACH, FIT, JUDGE = "teach", "fit", "judge"
 _LABELS = "labels.parquet"
-_SAME_COSINE = (
-    1e-3  # float32 sums in another order differ by far less, two centroids of one cluster by far more
-)
 
 
 @dataclass(frozen=True)
 class HeldOut:
     """The validation rows, then those of `data.held_out`: n of them.
 
-    labels, cosine and margin [n] as in `Assignment`; fitted [n]: the half, drawn by the recipe's seed, that
-    temperature and thresholds are fitted on. Whatever is reported of the router is measured on the others.
+    labels, cosine and margin [n] as in `Assignment`. use [n], drawn by the recipe's seed: `teach` the router's head,
+    as training rows do, is a third of `data.held_out`; the rest is in halves, to `fit` temperature and thresholds and
+    to `judge`. Whatever is reported of the router is measured on the last.
     """
 
     rows: Sequence[TokenRow]
@@ -42,17 +42,25 @@ class HeldOut:
     cosine: NDArray[np.float64]
     margin: NDArray[np.float64]
     part: Sequence[str]
-    fitted: NDArray[np.bool_]
+    use: NDArray[np.str_]
 
     @property
-    def texts(self) -> list[str]:
-        """What the router reads of each row."""
-        return [row.routed_text for row in self.rows]
+    def teaching(self) -> RoutedRows:
+        """The rows that the head learns from, beside the training rows."""
+        places = np.flatnonzero(self.use == TEACH)
+        return RoutedRows([self.rows[place].routed_text for place in places], self.labels[places])
+
+    @property
+    def judged(self) -> JudgedRows:
+        """The others."""
+        places = np.flatnonzero(self.use != TEACH)
+        texts = [self.rows[place].routed_text for place in places]
+        return JudgedRows(texts, self.labels[places], self.use[places] == FIT)
 
     @property
     def digest(self) -> str:
-        """Of the labels and of which rows are fitted to."""
-        return hashlib.sha256(self.labels.tobytes() + self.fitted.tobytes()).hexdigest()
+        """Of the labels and of what each row is used for."""
+        return hashlib.sha256(self.labels.tobytes() + "".join(self.use).encode()).hexdigest()
 
 
 def label_held_out(
@@ -78,9 +86,19 @@ def label_held_out(
         labels = np.concatenate([labels, table["label"].to_numpy()])
         cosine = np.concatenate([cosine, table["cosine"].to_numpy()])
         margin = np.concatenate([margin, table["margin"].to_numpy()])
-    fitted = drawn_half(len(rows), inputs.recipe.seed)
     part = ["validation"] * len(validation) + ["held_out"] * len(inputs.held_out)
-    return HeldOut(rows, labels, cosine, margin, part, fitted)
+    use = drawn_uses(len(validation), len(inputs.held_out), inputs.recipe.seed)
+    return HeldOut(rows, labels, cosine, margin, part, use)
+
+
+def drawn_uses(validation: int, held_out: int, seed: int) -> NDArray[np.str_]:
+    """Return what each of so many rows is used for `[validation + held_out]`, as `HeldOut` says."""
+    use = np.full(validation + held_out, JUDGE)
+    further = np.random.default_rng(seed).permutation(held_out)
+    use[validation + further[: held_out // 3]] = TEACH
+    others = np.flatnonzero(use != TEACH)
+    use[others[drawn_half(len(others), seed)]] = FIT
+    return use
 
 
 def _labelled(
@@ -97,7 +115,7 @@ def _labelled(
         "rows": inputs.held_out_digest,
     }
     stage = Stage("held_out", f"Stage II: {len(inputs.held_out):,} held-out rows", depends_on)
-    nearest = _nearest_rows(assignment)
+    nearest = nearest_rows(assignment)
     # Clusters were ordered and merged after their centroids were made: one known row of each says which is whose.
     rows = [*inputs.pick(nearest), *inputs.held_out]
 
@@ -113,7 +131,7 @@ def _labelled(
                 store.checkpoint(stage, inputs.recipe.clusters.checkpoint_seconds),
                 advance,
             )
-        of_label = _centroid_of_label(compared.cosines[: len(nearest)], assignment.cosine[nearest])
+        of_label = centroid_of_label(compared.cosines[: len(nearest)], assignment.cosine[nearest])
         cosines = compared.cosines[len(nearest) :, of_label]  # [n, K]
         ranked = np.sort(cosines, axis=1)
         runner_up = ranked[:, -2] if len(of_label) > 1 else np.full(len(cosines), -1.0)
@@ -124,31 +142,11 @@ def _labelled(
     return store.run(stage, work)
 
 
-def _nearest_rows(assignment: Assignment) -> list[int]:
-    """The row of each label that is nearest to its centroid [K]."""
-    return [
-        int(np.where(assignment.labels == label, assignment.cosine, -np.inf).argmax())
-        for label in range(assignment.k)
-    ]
-
-
-def _centroid_of_label(cosines: NDArray[np.float64], known: NDArray[np.float64]) -> list[int]:
-    """Which centroid is each label's, by one row of each: cosines [K, centroids], its known cosine [K]."""
-    difference = np.abs(cosines - known[:, None])
-    columns = difference.argmin(1)
-    if difference.min(1).max() > _SAME_COSINE or len(set(columns)) < len(columns):
-        raise TrainingError(
-            "Held-out rows can't be labelled: the gradients of rows that were assigned before come out differently "
-            "now. Start with a new run folder."
-        )
-    return [int(column) for column in columns]
-
-
 def held_out_table(inputs: Inputs, held_out: HeldOut) -> pa.Table:
     """Return what the bundle keeps of the held-out rows, one line each.
 
-    origin, source, part (`validation` or `held_out`), fitted (whether temperature and thresholds were fitted on it),
-    label, cosine, margin; text (what the router reads) and response, null where the recipe keeps them out.
+    origin, source, part (`validation` or `held_out`), use (`teach`, `fit` or `judge`), label, cosine, margin; text
+    (what the router reads) and response, null where the recipe keeps them out.
     """
     told = inputs.recipe.data.held_out_texts
     rows = held_out.rows
@@ -157,7 +155,7 @@ def held_out_table(inputs: Inputs, held_out: HeldOut) -> pa.Table:
             "origin": [row.origin for row in rows],
             "source": pa.array([row.source for row in rows], pa.string()),
             "part": list(held_out.part),
-            "fitted": held_out.fitted,
+            "use": held_out.use,
             "label": held_out.labels,
             "cosine": held_out.cosine,
             "margin": held_out.margin,

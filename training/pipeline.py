@@ -74,7 +74,9 @@ def train(recipe: Recipe, narrator: Narrator) -> Bundle:
         start = train_shared(inputs, store, warmup)
         experts = train_experts(inputs, store, start, clusters.assigned, assignment)
         fallback = train_fallback(inputs, store, warmup)
-        router = train_router(inputs, store, clusters.assigned, assignment, held_out)
+        router = train_router(
+            inputs, store, warmup, clusters.centroids, clusters.assigned, assignment, held_out
+        )
         if world.is_first:
             _finish(inputs, store, warmup, clusters, assignment, held_out, experts, fallback, router)
         world.gather(None)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bundle.manifest import RoutedTextRule
+from bundle.manifest import RoutedTextRule, RouterKind
 from training.errors import RecipeError
 
 
@@ -153,11 +153,12 @@ class ExpertsSection(_Section):
 class RouterSection(_Section):
     """Stage III, the router (section 5.4.2)."""
 
-    kind: Literal["semantic", "embedding", "keyword"] = _choice(
+    kind: RouterKind = _choice(
         "semantic",
         "paper",
         "semantic: frozen encoder and a linear head; embedding: cosine with the experts' mean embeddings; keyword: "
-        "words shared with the experts' own. The paper's fourth, by gradient, is only evaluated",
+        "words shared with the experts' own; gradient: the prompt's gradient against the centroids, for comparison "
+        "only, the service refuses it",
     )
     encoder: str = _choice("distilbert-base-uncased", "paper", "hub id, folder, or package:<python package>")
     routed_text: RoutedTextRule = _choice("last_user", "ours", "what of a conversation is routed")

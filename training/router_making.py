@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle.manifest import Calibration, RouterKind, RouterRecord
+from bundle.manifest import ENCODING_KINDS, Calibration, RouterKind, RouterRecord
 from bundle.read import ROUTER_CASCADE, ROUTER_HEAD
 from router.embedding import cosines
 from router.keyword import shared_words
@@ -19,6 +20,7 @@ from training.cascade_fit import Cascade, Scores, fit_cascade, words_of
 from training.cascade_judgement import judge_cascade
 from training.encoder import Encoder
 from training.progress import Narrator
+from training.prompt_gradients import PromptGradients
 from training.recipe import RouterSection
 from training.routed_rows import JudgedRows, RoutedRows
 from training.router_calibration import calibrate_router
@@ -59,9 +61,12 @@ def make_router(
     names: tuple[str, ...],
     section: RouterSection,
     seed: int,
+    gradients: Callable[[], PromptGradients],
     narrator: Narrator,
 ) -> MadeRouter:
     """Write the router's files into `folder`, and the heads of the other kinds beside it (section 5.4.2, Table 3).
+
+    `gradients` loads the base model, for the kind that needs it: each held-out prompt takes a pass of it.
 
     Whatever is fitted beyond the head is fitted on the rows marked in `held_out.fitted`, and every figure is of the
     others: of the router as it is served, int8 and cascade included.
@@ -69,10 +74,13 @@ def make_router(
     known, unseen = _embeddings(encoder, rows, held_out, section, narrator)
     head = fit_head(known, rows.labels, len(names), seed)
     kinds = _kinds(rows, held_out, known, unseen, head)
+    if section.kind == "gradient":
+        kinds["gradient"] = _by_gradient(gradients(), held_out, narrator)
     served = kinds[section.kind]
+    encodes = section.kind in ENCODING_KINDS
     chosen = ChosenPrecision("float32", None, served.scores, served.scores, {})
     cascade = None
-    if section.kind != "keyword":
+    if encodes:
         write_router(folder, encoder, head, names, held_out.texts[:_SAMPLES], section.max_tokens)
         if section.precision == "auto":
             chosen = choose_precision(
@@ -123,7 +131,6 @@ def make_router(
         "int8": chosen.found or None,
         "cascade_found": judged.found,
     }
-    encodes = section.kind != "keyword"
     made = RouterRecord(
         kind=section.kind,
         encoder=encoder.name if encodes else None,
@@ -164,6 +171,16 @@ def _kinds(
             {"W": weights}, {"keywords": json.dumps(words)}, shared_words(held_out.texts, column, weights)
         ),
     }
+
+
+def _by_gradient(gradients: PromptGradients, held_out: JudgedRows, narrator: Narrator) -> _Kind:
+    narrator.warn(
+        "router.kind = gradient needs the base model for every prompt: it is made to be compared with, and the "
+        "service refuses its bundle"
+    )
+    with narrator.bar("gradients of held-out prompts", len(held_out.texts), "rows") as advance:
+        cosines = gradients.cosines(held_out.texts, advance)  # [n, K]
+    return _Kind({"W": gradients.centroids.cpu().numpy()}, {}, cosines.astype(np.float32))
 
 
 def _scores_of(

@@ -6,12 +6,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from training.assignment import Assignment
 from training.finetune import Schedule, load_adapter
 from training.held_out import HeldOut
 from training.inputs import Inputs
+from training.prompt_gradients import PromptGradients
 from training.recipe import ExpertsSection
-from training.routed_rows import JudgedRows, RoutedRows
+from training.routed_rows import RoutedRows
 from training.router_making import make_router
 from training.stage_store import Stage, StageResult, StageStore, Work
 from training.tuning import tune
@@ -101,15 +104,19 @@ def _schedule(section: ExpertsSection, part: float) -> Schedule:
 def train_router(
     inputs: Inputs,
     store: StageStore,
+    warmup: StageResult,
+    centroids: StageResult,
     assigned: StageResult,
     assignment: Assignment,
     held_out: HeldOut,
 ) -> StageResult:
-    """Fit, calibrate and export the router; held-out rows say how far it agrees with the clusters."""
+    """Fit, calibrate and export the router; held-out rows teach it too, and say how far it agrees with the clusters."""
     recipe = inputs.recipe
-    train_rows = list(inputs.split.train)
-    texts = RoutedRows([inputs.rows[row].routed_text for row in train_rows], assignment.labels[train_rows])
-    judged = JudgedRows(held_out.texts, held_out.labels, held_out.fitted)
+    train_rows, teaching, judged = list(inputs.split.train), held_out.teaching, held_out.judged
+    texts = RoutedRows(
+        [*(inputs.rows[row].routed_text for row in train_rows), *teaching.texts],
+        np.concatenate([assignment.labels[train_rows], teaching.labels]),
+    )
     names = tuple(expert_name(label) for label in range(assignment.k))
 
     def work(folder: Path) -> dict[str, Any]:
@@ -121,6 +128,7 @@ def train_router(
             names,
             recipe.router,
             recipe.seed,
+            lambda: PromptGradients(inputs, warmup, centroids, assignment),
             store.narrator,
         )
         return {
@@ -138,5 +146,7 @@ def train_router(
         "encoder": inputs.encoder.sha256,
         "seed": recipe.seed,
     }
+    if recipe.router.kind == "gradient":
+        depends_on["centroids"] = centroids.digest
     stage = Stage("router", f"Stage III: {recipe.router.kind} router on {inputs.encoder.name}", depends_on)
     return store.deal_out([(stage, work)])[0]

@@ -30,17 +30,19 @@ def written(folder: Path, **changed: Any) -> Any:
         "text": [f"text {number}" for number in range(6)],
         "response": ["answer"] * 6,
         "label": list(range(6)),
-        "fitted": [True, False] * 3,
+        "use": ["fit", "judge", "teach"] * 2,
     }
     (folder / "report").mkdir()
-    pq.write_table(pa.table(columns | changed), folder / "report" / "held_out.parquet")
+    columns = {name: column for name, column in (columns | changed).items() if column is not None}
+    pq.write_table(pa.table(columns), folder / "report" / "held_out.parquet")
     return SimpleNamespace(folder=folder)
 
 
 def test_only_rows_that_nothing_was_fitted_on_judge(tmp_path: Path) -> None:
     found = held_out_rows(written(tmp_path))
-    assert sorted(found.judged.labels.tolist()) == [1, 3, 5]
-    assert sorted(found.fitted.labels.tolist()) == [0, 2, 4]
+    assert sorted(found.judged.labels.tolist()) == [1, 4]
+    assert sorted(found.fitted.labels.tolist()) == [0, 3]
+    assert sorted(found.teaching.labels.tolist()) == [2, 5]
     for text, label in zip(found.judged.texts, found.judged.labels, strict=True):
         assert text == f"text {label}"
 
@@ -49,7 +51,8 @@ def test_only_rows_that_nothing_was_fitted_on_judge(tmp_path: Path) -> None:
     ("changed", "said"),
     [
         ({"text": pa.array([None] * 6, pa.string())}, "labels without texts"),
-        ({"fitted": [True] * 6}, "none can judge"),
+        ({"use": ["fit", "teach"] * 3}, "none can judge"),
+        ({"use": None}, "no column 'use'"),
     ],
 )
 def test_rows_that_can_not_judge_are_a_sentence(changed: dict[str, Any], said: str, tmp_path: Path) -> None:

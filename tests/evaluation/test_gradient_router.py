@@ -16,6 +16,7 @@ from training.errors import TrainingError
 from training.gradient_source import make_unit_
 from training.gradient_supply import row_gradients
 from training.inputs import Inputs
+from training.progress import ignore_progress
 from training.rendering import TokenRow, prompt_ids
 from training.stage_two import read_centroids
 
@@ -66,7 +67,8 @@ def test_labels_are_the_bundles_and_not_the_centroids_order(
 
     labels = training_rows(read_bundle(demo_bundle), inputs).labels[:24]
     rows = inputs.pick(list(inputs.split.train)[:24])
-    assert router._cosines(rows, router._centroids).argmax(1).tolist() == labels.tolist()
+    known = router._gradients
+    assert known._compared(rows, known.centroids, ignore_progress).argmax(1).tolist() == labels.tolist()
 
 
 def test_probabilities_sum_to_one_and_temperature_flattens_them(router: GradientRouter) -> None:

@@ -26,13 +26,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bundle.base_check import check_base
 from bundle.digests import adapter_digest
+from bundle.errors import BundleError
 from bundle.manifest import HELD_OUT_FILE
-from bundle.read import Bundle, read_bundle
+from bundle.read import ROUTER_HEAD, Bundle, read_bundle
 from demo.rows import make_rows
+from evaluation.gradient_router import GradientRouter
 from router.load import load_router
 from router.semantic import SemanticRouter
 from training.errors import TrainingError
-from training.held_out import label_held_out
+from training.held_out import drawn_uses, label_held_out
 from training.inputs import read_inputs
 from training.pipeline import cluster, train
 from training.planning import plan_clusters
@@ -287,12 +289,15 @@ def test_held_out_rows_another_router_and_a_fallback_on_everything(first: Run, t
     lines = pq.read_table(bundle.folder / HELD_OUT_FILE).to_pylist()
     assert [line["part"] for line in lines] == ["validation"] * (len(lines) - 40) + ["held_out"] * 40
     assert {line["text"] for line in lines} == {None} == {line["response"] for line in lines}
-    assert calibration.fitted_rows == sum(line["fitted"] for line in lines) == len(lines) // 2
+    uses = [line["use"] for line in lines]
+    assert uses.count("teach") == uses[-40:].count("teach") == 13
+    assert calibration.fitted_rows == uses.count("fit") == (len(lines) - 13) // 2
+    assert calibration.held_out_rows == uses.count("judge")
     router = load_router(bundle)
     judged = [
         (row["instruction"] + ("\n" + row["input"] if row["input"] else ""), line)
         for row, line in zip(unseen, lines[-40:], strict=True)
-        if not line["fitted"]
+        if line["use"] == "judge"
     ]
     right = router.probabilities([text for text, _ in judged]).argmax(1) == [
         line["label"] for _, line in judged
@@ -304,6 +309,48 @@ def test_held_out_rows_another_router_and_a_fallback_on_everything(first: Run, t
     assert warmup["r"] == manifest.lora.rank
     assert adapter_digest(run.folder / "stages" / "fallback") == manifest.fallback.digest
     assert adapter_digest(run.folder / "stages" / "warmup") != manifest.fallback.digest
+
+
+def test_a_gradient_router_is_trained_to_be_compared_with(first: Run, tmp_path: Path) -> None:
+    run = first.copied_to(tmp_path / "run")
+    bundle = run.train(router__kind="gradient")
+    kept = run.kept()
+    assert {title for title, done in kept.items() if not done and title != "Bundle"} == {
+        next(title for title in kept if title.startswith("Stage III: gradient router"))
+    }
+    assert "the service refuses its bundle" in " ".join(run.said[-1].split())
+    manifest = bundle.manifest
+    assert (manifest.router.kind, manifest.router.encoder, manifest.router.cascade) == (
+        "gradient",
+        None,
+        None,
+    )
+    head = load_file(bundle.folder / ROUTER_HEAD)["W"]  # [K, d]
+    assert head.shape == (len(manifest.experts), manifest.router.hidden)
+    assert torch.allclose(head.norm(dim=1), torch.ones(len(head)), atol=1e-4)
+    router = GradientRouter(
+        read_inputs(run.recipe(), Narrator()), run.folder / "stages", manifest.label_order
+    )
+    lines = [
+        line for line in pq.read_table(bundle.folder / HELD_OUT_FILE).to_pylist() if line["use"] == "judge"
+    ]
+    found = router.probabilities([line["text"] for line in lines]).argmax(1)
+    assert manifest.calibration.agreement == pytest.approx(
+        float((found == [line["label"] for line in lines]).mean()), abs=1.1 / len(lines)
+    )
+    report = json.loads((bundle.folder / "report" / "report.json").read_text())
+    assert set(report["router"]["kinds"]) == {"semantic", "embedding", "keyword", "gradient"}
+    with pytest.raises(BundleError, match=r"needs the base model itself for every prompt"):
+        load_router(bundle)
+
+
+def test_a_third_of_the_further_rows_teaches_and_the_rest_is_in_halves() -> None:
+    use = drawn_uses(20, 100, seed=3)
+    assert (use[:20] != "teach").all()
+    assert [(use == part).sum() for part in ("teach", "fit", "judge")] == [33, 43, 44]
+    assert (use == drawn_uses(20, 100, seed=3)).all()
+    assert (use != drawn_uses(20, 100, seed=4)).any()
+    assert set(drawn_uses(20, 0, seed=3)) == {"fit", "judge"}
 
 
 def test_held_out_rows_get_the_labels_that_the_assignment_gives(first: Run, tmp_path: Path) -> None:
