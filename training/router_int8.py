@@ -15,10 +15,8 @@ from router.tokens import TextTokens
 from training.activation_smoothing import write_smoothed
 
 
-def quantise(source: Path, target: Path, texts: Sequence[str], tokens: TextTokens, kept: float = 0.0) -> None:
+def quantise(source: Path, target: Path, texts: Sequence[str], tokens: TextTokens) -> None:
     """Write the graph of `source` with the encoder's matrices in int8, the head's in float32, into `target`.
-
-    The last `kept` of the matrices, as the graph runs through them, stay in float32 as well.
 
     Weights get seven bits of the eight, a scale for each output: on CPUs with AVX2 and no VNNI two products of eight
     bits by eight would overflow sixteen. Activations are quantised as they come (dynamic), with one scale for all
@@ -28,12 +26,12 @@ def quantise(source: Path, target: Path, texts: Sequence[str], tokens: TextToken
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.ERROR)  # it recommends a pre-processing that a graph of ours needs not
-    left = _left_in_float32(source, kept)
+    head = _head(source)
     try:
         with TemporaryDirectory() as folder:
             smoothed = Path(folder) / "smoothed.onnx"
             batches = ((ids, mask) for _, ids, mask in tokens.batches(texts))
-            write_smoothed(source, smoothed, batches, frozenset(left))
+            write_smoothed(source, smoothed, batches, frozenset(head))
             quantize_dynamic(
                 smoothed,
                 target,
@@ -41,7 +39,7 @@ def quantise(source: Path, target: Path, texts: Sequence[str], tokens: TextToken
                 per_channel=True,
                 reduce_range=True,
                 weight_type=QuantType.QInt8,
-                nodes_to_exclude=left,
+                nodes_to_exclude=head,
             )
         model = onnx.load(target)
         onnx.helper.set_model_props(model, {TEXTS: ALONE})
@@ -50,15 +48,8 @@ def quantise(source: Path, target: Path, texts: Sequence[str], tokens: TextToken
         logger.setLevel(level)
 
 
-def _left_in_float32(graph: Path, kept: float) -> list[str]:
-    inside = onnx.load(graph).graph
-    makers = {output: node for node in inside.node for output in node.output}
+def _head(graph: Path) -> list[str]:
+    nodes = onnx.load(graph).graph.node
+    makers = {output: node for node in nodes for output in node.output}
     before = [makers[name] for name in makers["logits"].input if name in makers]
-    head = {node.name for node in before if node.op_type == "MatMul"}
-    weights = {each.name for each in inside.initializer}
-    encoder = [
-        node.name
-        for node in inside.node
-        if node.op_type == "MatMul" and node.name not in head and weights.intersection(node.input)
-    ]
-    return [*head, *encoder[len(encoder) - round(kept * len(encoder)) :]]
+    return [node.name for node in before if node.op_type == "MatMul"]

@@ -78,7 +78,7 @@ def make_router(
         kinds["gradient"] = _by_gradient(gradients(), held_out, narrator)
     served = kinds[section.kind]
     encodes = section.kind in ENCODING_KINDS
-    chosen = ChosenPrecision("float32", None, served.scores, served.scores, [])
+    chosen = ChosenPrecision("float32", None, served.scores, served.scores, {})
     cascade = None
     if encodes:
         write_router(folder, encoder, head, names, held_out.texts[:_SAMPLES], section.max_tokens)
@@ -128,7 +128,7 @@ def make_router(
         },
         "curve": coverage_curve(probabilities[others], held_out.labels[others]),
         "coverage_at": coverage_at(probabilities[others], held_out.labels[others]),
-        "int8": chosen.tried,
+        "int8": chosen.found or None,
         "cascade_found": judged.found,
     }
     made = RouterRecord(

@@ -24,8 +24,6 @@ KEPT_DECISIONS = 0.995
 """Share of held-out decisions that must stay the same."""
 USEFUL_SHARE = 0.95
 """ours: what int8 is unsure of is read twice, and one in twenty is what the slowest twentieth waits for."""
-_KEPT_IN_FLOAT32 = (0.0, 1 / 3)
-"""ours: shares of the encoder, its last layers, that are tried in float32; they read errors rather than make them."""
 _CALIBRATION_TEXTS = 256
 _BAR_ROWS = 50
 
@@ -34,15 +32,14 @@ _BAR_ROWS = 50
 class ChosenPrecision:
     """What stays in the router's folder, and the scores of all held-out rows `[n, K]`.
 
-    `scores` as the encoder is served, int8 before it where that is sure; `alone` of the encoder in `precision`; `tried`
-    is for the report, one record for each int8 that was made, the last of them used if any is.
+    `scores` as the encoder is served, int8 before it where that is sure; `alone` of the encoder in `precision`.
     """
 
     precision: Precision
     int8_first: Int8FirstRecord | None
     scores: Scores
     alone: Scores
-    tried: list[dict[str, Any]]
+    found: dict[str, Any]
 
 
 def choose_precision(
@@ -61,39 +58,37 @@ def choose_precision(
     `float32` are its scores now `[n, K]`, and `score` makes such of encodings `[m, width]`; `texts`, not of the
     held-out rows, show how large activations get. Int8 takes float32's place if it keeps `KEPT_DECISIONS` of all
     decisions. Else both stay, and int8 answers where its margin is large: from which on was chosen on the rows
-    marked `fitted` and judged on the others. Else the same is tried with the encoder's last third in float32, which
-    costs half the gain and errs half as often. Else float32 stays alone.
+    marked `fitted` and judged on the others. Else float32 stays alone.
     """
     spread = texts[:: max(1, len(texts) // _CALIBRATION_TEXTS)]  # files come one after the other
-    tried: list[dict[str, Any]] = []
-    for kept in _KEPT_IN_FLOAT32:
-        quantise(folder / MODEL_FILE, folder / INT8_FILE, spread, tokens, kept)
-        int8 = _scores(folder, score, width, max_tokens, held_out, narrator)
-        found, first = _judged(int8, float32, held_out)
-        tried.append({"part": 1 - kept} | found)
-        narrator.say(f"    int8 {_in_words(tried[-1])}")
-        if found["kept"]:
-            (folder / INT8_FILE).replace(folder / MODEL_FILE)
-            return ChosenPrecision("int8", None, int8, int8, tried)
-        if first is not None:
-            served = np.where((margins(int8) >= first.threshold)[:, None], int8, float32)
-            return ChosenPrecision("float32", first, served, float32, tried)
-    (folder / INT8_FILE).unlink()
-    return ChosenPrecision("float32", None, float32, float32, tried)
-
-
-def _in_words(found: dict[str, Any]) -> str:
-    part = "" if found["part"] == 1 else f"in the first {found['part']:.0%} of the encoder "
-    said = f"{part}keeps {found['unchanged']:.2%} of {found['rows']:,} held-out decisions"
-    if found["kept"]:
-        return f"{said}: it is used"
-    said = f"{said}, {KEPT_DECISIONS:.1%} are needed"
-    if found["first"] is None:
-        return f"{said}, and {found['reason']}: it is not used"
-    return (
-        f"{said}: it answers the {found['first']['share']:.1%} it is sure of, float32 the rest, and "
-        f"{found['first']['unchanged']:.2%} stay"
+    quantise(folder / MODEL_FILE, folder / INT8_FILE, spread, tokens)
+    int8 = _scores(folder, score, width, max_tokens, held_out, narrator)
+    same = int8.argmax(axis=1) == float32.argmax(axis=1)
+    unchanged = float(same.mean())
+    found: dict[str, Any] = {"unchanged": unchanged, "rows": len(same), "needed": KEPT_DECISIONS}
+    said = f"    int8 keeps {unchanged:.2%} of {len(same):,} held-out decisions"
+    if unchanged >= KEPT_DECISIONS:
+        (folder / INT8_FILE).replace(folder / MODEL_FILE)
+        narrator.say(f"{said}: it is used")
+        return ChosenPrecision(
+            "int8", None, int8, int8, found | {"kept": True, "first": None, "reason": None}
+        )
+    margin, fitted = margins(int8), held_out.fitted
+    threshold = surest_share(margin[fitted], same[fitted], KEPT_DECISIONS)
+    sure = margin >= (np.inf if threshold is None else threshold)
+    served = np.where(sure[:, None], int8, float32)
+    first, reason = _judged(threshold, sure, served, float32, held_out)
+    if first is None:
+        (folder / INT8_FILE).unlink()
+        narrator.say(f"{said}, {KEPT_DECISIONS:.1%} are needed, and {reason}: float32 stays")
+        return ChosenPrecision(
+            "float32", None, float32, float32, found | {"kept": False, "first": None, "reason": reason}
+        )
+    narrator.say(
+        f"{said}: it answers the {first.share:.1%} it is sure of, float32 the rest, and {first.unchanged:.2%} stay"
     )
+    found |= {"kept": False, "first": first.model_dump(), "reason": None}
+    return ChosenPrecision("float32", first, served, float32, found)
 
 
 def _scores(
@@ -114,29 +109,9 @@ def _scores(
 
 
 def _judged(
-    int8: Scores, float32: Scores, held_out: JudgedRows
-) -> tuple[dict[str, Any], Int8FirstRecord | None]:
-    """Return for the report what int8 is worth, and how it comes first if only that is good enough."""
-    same = int8.argmax(axis=1) == float32.argmax(axis=1)
-    unchanged = float(same.mean())
-    found = {"unchanged": unchanged, "rows": len(same), "needed": KEPT_DECISIONS}
-    if unchanged >= KEPT_DECISIONS:
-        return found | {"kept": True, "first": None, "reason": None}, None
-    margin, fitted = margins(int8), held_out.fitted
-    threshold = surest_share(margin[fitted], same[fitted], KEPT_DECISIONS)
-    sure = margin >= (np.inf if threshold is None else threshold)
-    first, reason = _as_first(threshold, sure, int8, float32, held_out)
-    return found | {
-        "kept": False,
-        "first": None if first is None else first.model_dump(),
-        "reason": reason,
-    }, first
-
-
-def _as_first(
     threshold: float | None,
     sure: NDArray[np.bool_],
-    int8: Scores,
+    served: Scores,
     float32: Scores,
     held_out: JudgedRows,
 ) -> tuple[Int8FirstRecord | None, str | None]:
@@ -148,8 +123,7 @@ def _as_first(
     share = float(sure[others].mean())
     if share < USEFUL_SHARE:
         return None, f"it is sure of {share:.1%} only, less than {USEFUL_SHARE:.0%}"
-    before, labels = float32[others].argmax(1), held_out.labels[others]
-    after = np.where(sure[others], int8[others].argmax(1), before)
+    before, after, labels = float32[others].argmax(1), served[others].argmax(1), held_out.labels[others]
     unchanged = float((before == after).mean())
     lost = float((before == labels).mean() - (after == labels).mean())
     if unchanged < KEPT_DECISIONS:

@@ -269,12 +269,10 @@ def _router(**changes: Any) -> dict[str, Any]:
         "kinds": {"semantic": _measured(0.8523), "keyword": _measured(0.6178)},
         "curve": [{"coverage": 0.35, "agreement": 0.9767, "confidence": 0.913}],
         "coverage_at": [{"target": 0.99, "coverage": 0.123}, {"target": 0.999, "coverage": None}],
-        "int8": [
-            {
-                **{"part": 1.0, "unchanged": 0.9961, "rows": 2990, "kept": True, "needed": 0.995},
-                **{"first": None, "reason": None},
-            }
-        ],
+        "int8": {
+            **{"unchanged": 0.9961, "rows": 2990, "kept": True, "needed": 0.995},
+            **{"first": None, "reason": None},
+        },
         "cascade_found": {
             **{"share": 0.4321, "agreement": 0.9964, "lost": 0.0007, "reason": None},
             "curve": [{"share": 0.5, "agreement": 0.9912}],
@@ -300,18 +298,16 @@ def test_the_page_says_how_the_router_was_judged(tmp_path: Path) -> None:
 
 
 def test_the_page_says_what_int8_answers_before_float32(tmp_path: Path) -> None:
-    int8 = {"part": 1, "unchanged": 0.984, "rows": 2990, "kept": False, "needed": 0.995, "reason": None}
+    int8 = {"unchanged": 0.984, "rows": 2990, "kept": False, "needed": 0.995, "reason": None}
     first = {"threshold": 0.3, "share": 0.961, "unchanged": 0.9975, "rows": 1500}
-    write_report(tmp_path / "first", small_report(router=_router(int8=[int8 | {"first": first}])))
+    write_report(tmp_path / "first", small_report(router=_router(int8=int8 | {"first": first})))
     page = " ".join((tmp_path / "first" / "report.html").read_text().split())
     assert "It answers the 96.1 % of the rows that its margin says it is sure of" in page
     assert "99.75 % of 1,500 decisions stay" in page
     left = int8 | {"first": None, "reason": "it is sure of 83.0% only, less than 95%"}
-    part = int8 | {"part": 2 / 3, "first": first}
-    write_report(tmp_path / "left", small_report(router=_router(int8=[left, part])))
+    write_report(tmp_path / "left", small_report(router=_router(int8=left)))
     page = " ".join((tmp_path / "left" / "report.html").read_text().split())
     assert "As a first reader before float32 it is not used either: it is sure of 83.0% only" in page
-    assert "In int8 in the first 67 % of the encoder 98.40 %" in page
 
 
 def test_the_page_says_why_there_is_no_cascade_and_no_abstention(tmp_path: Path) -> None:
@@ -319,7 +315,7 @@ def test_the_page_says_why_there_is_no_cascade_and_no_abstention(tmp_path: Path)
     write_report(
         tmp_path,
         small_report(
-            router=_router(cascade_found=found, int8=[], precision="float32", target_agreement=0.99)
+            router=_router(cascade_found=found, int8=None, precision="float32", target_agreement=0.99)
         ),
     )
     page = " ".join((tmp_path / "report.html").read_text().split())
