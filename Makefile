@@ -20,9 +20,9 @@ demo: setup $(DEMO)/bundle/bundle.json
 $(DEMO)/rows.jsonl: | setup
 	.venv/bin/python -m demo.rows --per-skill 400 --seed 0 --split train --output $@
 
-# Unseen rows, for the router alone: labelled, never trained on.
+# Rows for the router alone: labelled, and seen by no expert.
 $(DEMO)/held_out.jsonl: | setup
-	.venv/bin/python -m demo.rows --per-skill 1280 --seed 0 --split routing --output $@
+	.venv/bin/python -m demo.rows --per-skill 1920 --seed 0 --split routing --output $@
 
 $(DEMO)/bundle/bundle.json: | setup $(DEMO)/rows.jsonl $(DEMO)/held_out.jsonl
 	.venv/bin/gradientspace train recipes/demo.yaml

@@ -75,6 +75,7 @@ _SIZES = {
     True: _Sizes(judged=1000, gradient=150, timed=150, per_length=20, at_once=96, rounds=1, ceiling=300),
     False: _Sizes(judged=None, gradient=1000, timed=600, per_length=60, at_once=256, rounds=3, ceiling=None),
 }
+_EAGER, _EAGER_BATCHED = "eager, one by one", "eager, batches of 8"
 _SLOW = "gradient"
 _SLOW_SHARE = 5  # a router that takes a hundred times as long is timed on a fifth of the texts
 
@@ -132,7 +133,7 @@ def measured(bundle: Bundle, sizes: _Sizes, scratch: Path, say: Say) -> Record:
     record = _judged(routers, held_out, sizes, say)
     _timed(record, routers, bundle.router_folder / TOKENIZER_FILE, held_out, sizes, say)
     served = bundle.manifest.router.kind
-    over_eager, record["texts_per_s"] = _throughput(bundle, routers, encoder, held_out, sizes, say)
+    record["texts_per_s"] = _throughput(bundle, routers, encoder, held_out, sizes, say)
     longest = max(held_out.judged.texts, key=len)
     say("memory, each router in a process of its own")
     for name, megabytes in memories(bundle, routers, longest).items():
@@ -143,7 +144,7 @@ def measured(bundle: Bundle, sizes: _Sizes, scratch: Path, say: Say) -> Record:
     found = _ceiling(bundle, encoder, inputs, held_out, sizes)
     return record | {
         "served": served,
-        "throughput_over_eager": over_eager,
+        **over_eager(record["texts_per_s"], served),
         "ceiling": found[0] if found else None,
         "ceiling_rows": found[1] if found else 0,
         "cascade": _cascade(routers, served, held_out, sizes),
@@ -227,18 +228,26 @@ def _throughput(
     held_out: HeldOut,
     sizes: _Sizes,
     say: Say,
-) -> tuple[float | None, dict[str, float]]:
-    """Return the served router's texts per second over the better of the pipeline's, and everybody's."""
+) -> dict[str, float]:
+    """Return everybody's texts per second, the pipeline's both as it comes and in batches."""
     texts = held_out.judged.texts[: sizes.at_once]
     windows = {name: at_once(router) for name, router in routers.items() if name != _SLOW}
     served = bundle.manifest.router.kind
     if encoder is not None and served == "semantic":
         pipeline = EagerPipeline(encoder, bundle.folder / ROUTER_HEAD, bundle.manifest.routed_text.max_tokens)
-        windows |= {f"eager, batches of {size}": pipeline.window(size) for size in (1, 8)}
+        windows |= {_EAGER: pipeline.window(1), _EAGER_BATCHED: pipeline.window(8)}
     say(f"eight callers at once, {len(texts)} texts")
-    rates = throughputs(windows, texts, sizes.rounds)
-    eager = [rate for name, rate in rates.items() if name.startswith("eager")]
-    return (rates[served] / max(eager) if eager else None), rates
+    return throughputs(windows, texts, sizes.rounds)
+
+
+def over_eager(rates: dict[str, float], served: str) -> dict[str, float | None]:
+    """Return the served router's texts per second over the eager pipeline's; None where that was not measured.
+
+    The first is over the pipeline as it comes, which reads its texts one by one, as callers who ask one each do. The
+    second is over batches of eight, which somebody would have to collect.
+    """
+    keys = {"throughput_over_eager": _EAGER, "throughput_over_eager_batched": _EAGER_BATCHED}
+    return {key: rates[served] / rates[name] if name in rates else None for key, name in keys.items()}
 
 
 def _ceiling(

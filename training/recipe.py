@@ -35,7 +35,9 @@ class DataSection(_Section):
     )
     licenses: tuple[str, ...] = _choice((), "ours", "licences of the data, for the bundle's manifest")
     held_out: tuple[str, ...] = _choice(
-        (), "ours", "further files, outside all training: the router is calibrated and judged on them"
+        (),
+        "ours",
+        "further files, seen by no expert: a third teaches the router, the rest fits and judges it",
     )
     held_out_texts: bool = _choice(
         True, "ours", "whether the bundle's report/held_out.parquet holds their prompts and responses"
