@@ -72,9 +72,9 @@ def _short(milliseconds: float) -> str:
 
 def _sentences(record: dict[str, Any]) -> list[str]:
     lines = [
-        f"* is served, with its encoder in {record['precision']}. MB: what a router adds to a process, and the "
-        "libraries it needs. at 99 %, at 99.9 %: the share of rows that can be routed at that agreement; n/r: these "
-        "rows don't show it at any confidence, so nothing may be switched on by it."
+        f"* is what the bundle names; its encoder, if it has one, in {record['precision']}. MB: what a router adds to "
+        "a process, and the libraries it needs. at 99 %, at 99.9 %: the share of rows that can be routed at that "
+        "agreement; n/r: these rows don't show it at any confidence, so nothing may be switched on by it."
     ]
     cascade = record["cascade"]
     if cascade is not None and cascade["agrees_with_encoder"] is not None:
