@@ -17,6 +17,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from benchmarks.conversation import hopping_turns
+from benchmarks.router import over_eager
 from benchmarks.router_rows import Rows, held_out_rows
 from benchmarks.router_timing import latencies, percentiles, texts_of_length
 from benchmarks.serving_servers import BenchmarkError
@@ -92,6 +93,13 @@ def test_routers_are_timed_in_turn_and_each_text_once() -> None:
     assert percentiles([1.0] * 98 + [5.0, 9.0])["p50_ms"] == 1.0
 
 
+def test_the_pipeline_as_it_comes_counts_first_and_in_batches_beside_it() -> None:
+    rates = {"semantic": 300.0, "eager, one by one": 60.0, "eager, batches of 8": 150.0}
+    found = over_eager(rates, "semantic")
+    assert found == {"throughput_over_eager": 5.0, "throughput_over_eager_batched": 2.0}
+    assert set(over_eager({"keyword": 9.0}, "gradient").values()) == {None}
+
+
 def test_a_conversation_hops_from_skill_to_skill() -> None:
     skill_of = {prompt_of(row): row["source"] for row in make_rows(400, seed=11, split="heldout")}
     turns = hopping_turns(1)
@@ -121,5 +129,5 @@ def test_the_quick_benchmark(demo_bundle: Path, tmp_path: Path) -> None:
         assert {"agreement", "macro_f1", "ece", "p50_ms", "p95_ms", "p99_ms"} <= set(found)
     for name in ("keyword", "embedding", "semantic", "gradient"):
         assert record["routers"][name]["memory_mb"] > 0, name
-    assert record["throughput_over_eager"] > 0
+    assert record["throughput_over_eager"] > 0 < record["throughput_over_eager_batched"]
     assert 0 < record["ceiling"] <= 1
