@@ -139,6 +139,7 @@ def train_router(
 
     depends_on = {
         "inputs": inputs.digest,
+        "centroids": centroids.digest,
         "labels": assigned.facts["labels_sha256"],
         "held_out": held_out.digest,
         "held_out_rows": inputs.held_out_digest,
@@ -146,7 +147,5 @@ def train_router(
         "encoder": inputs.encoder.sha256,
         "seed": recipe.seed,
     }
-    if recipe.router.kind == "gradient":
-        depends_on["centroids"] = centroids.digest
     stage = Stage("router", f"Stage III: {recipe.router.kind} router on {inputs.encoder.name}", depends_on)
     return store.deal_out([(stage, work)])[0]

@@ -34,7 +34,7 @@ from evaluation.gradient_router import GradientRouter
 from router.load import load_router
 from router.semantic import SemanticRouter
 from training.errors import TrainingError
-from training.held_out import drawn_uses, label_held_out
+from training.held_out import label_held_out
 from training.inputs import read_inputs
 from training.pipeline import cluster, train
 from training.planning import plan_clusters
@@ -342,16 +342,6 @@ def test_a_gradient_router_is_trained_to_be_compared_with(first: Run, tmp_path: 
     assert set(report["router"]["kinds"]) == {"semantic", "embedding", "keyword", "gradient"}
     with pytest.raises(BundleError, match=r"needs the base model itself for every prompt"):
         load_router(bundle)
-
-
-def test_a_third_of_the_further_rows_teaches_and_the_rest_is_in_halves() -> None:
-    use = drawn_uses(20, 100, seed=3)
-    assert (use[:20] != "teach").all()
-    assert [(use == part).sum() for part in ("teach", "fit", "judge")] == [33, 43, 44]
-    assert (use == drawn_uses(20, 100, seed=3)).all()
-    other = drawn_uses(20, 100, seed=4)
-    assert all(((use == part) != (other == part)).any() for part in ("teach", "fit"))
-    assert set(drawn_uses(20, 0, seed=3)) == {"fit", "judge"}
 
 
 def test_held_out_rows_get_the_labels_that_the_assignment_gives(first: Run, tmp_path: Path) -> None:
