@@ -201,10 +201,9 @@ def _try(
     engine: Engine,
 ) -> None:
     try:
-        tuned = method.rated_as or method
-        if tuned.name not in chosen:
-            chosen[tuned.name], found.rates[tuned.name] = choose_rate(run, tuned, ground.recipe.compare)
-        rate = chosen[tuned.name]
+        if method.name not in chosen:
+            chosen[method.name], found.rates[method.name] = choose_rate(run, method, ground.recipe.compare)
+        rate = chosen[method.name]
         fitted = method.fit(run, rate)
         scores = score(run, f"{method.name}-test", fitted, run.test)
         exact: dict[str, NDArray[np.bool_]] = {}

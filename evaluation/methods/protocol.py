@@ -28,11 +28,6 @@ class Method(Protocol):
         """Which learning rates it is tried with."""
         ...
 
-    @property
-    def rated_as(self) -> Method | None:
-        """The method whose learning rate it takes; none: it is tuned itself."""
-        return None
-
     def fit(self, run: SeedRun, learning_rate: float) -> Fitted:
         """Train it; the work that methods share comes from `run`.
 

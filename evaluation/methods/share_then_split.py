@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from evaluation.experts import train_adapter, train_partition
-from evaluation.methods.gradientspace import GradientSpace, gradient_clusters
+from evaluation.methods.gradientspace import gradient_clusters
 from evaluation.methods.protocol import Method, Tuning
 from evaluation.partition import Fitted, Partition, one_expert_each
 from evaluation.seed_run import SeedRun
@@ -19,7 +19,7 @@ from evaluation.seed_run import SeedRun
 class ShareThenSplit(Method):
     """`percent` of every row's visits shared, the rest in its cluster's expert; 0 is GradientSpace.
 
-    At GradientSpace's learning rate: it is a variant of ours, and gets no tuning that ours did not.
+    Tuned on its own, as every method: more steps of one adapter in a row want another rate than a short split does.
     """
 
     percent: int
@@ -34,11 +34,6 @@ class ShareThenSplit(Method):
     def title(self) -> str:
         """As `Method.title`."""
         return f"Share {self.percent} %, then split"
-
-    @property
-    def rated_as(self) -> Method:
-        """As `Method.rated_as`: the split part is GradientSpace's."""
-        return GradientSpace()
 
     def fit(self, run: SeedRun, learning_rate: float) -> Fitted:
         """As `Method.fit`."""
