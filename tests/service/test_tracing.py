@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from live_server import free_port
-from otlp_receiver import receiving
+from otlp_receiver import receiving, receiving_grpc
 from test_dispatch import Setup
 
 from service.errors import UsageError
@@ -64,6 +64,16 @@ async def test_a_routed_request_is_a_span_with_one_for_routing_and_one_for_gener
         assert generate.attributes["gradientspace.time_to_first_token_ms"] > 0
         assert {span.trace_id for span in receiver.spans} == {request.trace_id}
         assert MARKER.encode() not in b"".join(receiver.requests)
+
+
+async def test_spans_go_over_grpc_where_the_environment_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    with receiving_grpc() as receiver:
+        with tracing(receiver.url) as tracer:
+            await Setup(tracer=tracer).post("/v1/completions", {"prompt": "1 a"})
+        (request,) = [span for span in receiver.spans if span.kind == SERVER]
+        assert request.attributes["gen_ai.response.model"] == "expert-1"
+        assert [span.name for span in receiver.below(request)] == ["route", "generate expert-1"]
 
 
 async def test_a_prompt_list_has_one_generation_for_each_expert_and_a_named_request_no_routing() -> None:
