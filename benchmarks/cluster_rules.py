@@ -23,8 +23,10 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 from transformers.utils import logging as transformers_logging
 
-from benchmarks.partition_losses import Losses, Partition, partition_losses, warmup_losses
+from benchmarks.partition_losses import Losses, partition_losses, warmup_losses
 from benchmarks.redrawn_probes import RULES, redraw, share_by_k
+from evaluation.finished_run import FinishedRun
+from evaluation.partition import Partition
 from training.bundling import git_commit
 from training.calibration import Movement, calibrate
 from training.checkpoint import Checkpoint
@@ -87,6 +89,7 @@ def main(
     inputs = read_inputs(read_recipe(recipe, {"output": output}, overrides or []), narrator)
     store = StageStore(output / "stages", narrator, World())
     warmup = warm_up(inputs, store)
+    run = FinishedRun(output, inputs)  # as far as experts ask: to its warm-up
     ground = _ground(inputs, store, warmup, train_rows, max_tokens)
     wanted = [("routed", k) for k in _numbers(ks)] + [("paper", k) for k in _numbers(paper_ks)]
     wanted += [("random", k) for k in _numbers(random_ks)]
@@ -94,13 +97,13 @@ def main(
     agreements: dict[tuple[str, int], float] = {}
     for start, k in wanted:
         partition = _partition(inputs, store, warmup, ground, start, k)
-        found = [partition_losses(inputs, store, warmup, partition, seed) for seed in range(seeds)]
-        losses[start, k] = Losses(
-            np.mean([one.by_label for one in found], axis=0), np.mean([one.by_route for one in found], axis=0)
+        losses[start, k] = partition_losses(
+            run, store, partition, ground.train, ground.held_out, range(seeds)
         )
-        agreements[start, k] = float((partition.routes == partition.held_out_labels).mean())
+        own, sent = partition.labels[ground.held_out], partition.routes[ground.held_out]
+        agreements[start, k] = float((sent == own).mean())
     redrawn = [_redrawn(inputs, store, warmup, ground, rows, draws) for rows in _numbers(probes)]
-    before = float(warmup_losses(inputs, store, warmup, ground.held_out.tolist()).mean())
+    before = float(warmup_losses(run, store, ground.held_out).mean())
     record = {
         "rows": {"train": len(ground.train), "held_out": len(ground.held_out), "pool": len(ground.pool)},
         "warm_up_loss": before,
@@ -205,13 +208,15 @@ def _partition(
     facts = store.run(Stage(f"partition-{by}-{k}", f"{k} clusters, start {by}", depends_on), work).facts
     labels, held_out_labels = np.array(facts["train"]), np.array(facts["held_out"])
     head = fit_head(ground.embeddings[train], labels, k, inputs.recipe.seed)
-    routes = head.logits(ground.embeddings[held_out]).argmax(1)
+    sent = head.logits(ground.embeddings[held_out]).argmax(1)
     if start == "random":
         shuffler = np.random.default_rng(inputs.recipe.seed)
         labels, held_out_labels = shuffler.permutation(labels), shuffler.permutation(held_out_labels)
-        routes = held_out_labels  # nothing can be learned of it: where a row goes is chance either way
-    name = f"{start}-{k}" if k > 1 else "one"
-    return Partition(name, ground.train, labels, ground.held_out, held_out_labels, routes)
+        sent = held_out_labels  # nothing can be learned of it: where a row goes is chance either way
+    every, routes = np.zeros(len(inputs.rows), np.int64), np.zeros(len(inputs.rows), np.int64)
+    every[ground.train], every[ground.held_out] = labels, held_out_labels
+    routes[ground.train], routes[ground.held_out] = labels, sent
+    return Partition(f"{start}-{k}" if k > 1 else "one", every, routes, k)
 
 
 def _redrawn(

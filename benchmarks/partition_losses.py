@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, cast
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from peft import PeftModel
-from transformers import PreTrainedModel
 
-from training.finetune import Schedule, finetune, load_adapter
-from training.inputs import Inputs
-from training.micro_batches import micro_batches
-from training.rendering import TokenRow
-from training.row_loss import pad_rows, row_losses
-from training.stage_store import Stage, StageResult, StageStore
-
-_TOKENS = 4096  # padded tokens per forward pass
-
-
-@dataclass(frozen=True)
-class Partition:
-    """Training rows [n] (numbers in the run) and their labels, held-out rows [V], their labels and their routes."""
-
-    name: str
-    train: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    held_out: NDArray[np.int64]
-    held_out_labels: NDArray[np.int64]
-    routes: NDArray[np.int64]
+from evaluation.experts import train_adapter
+from evaluation.finished_run import FinishedRun
+from evaluation.partition import ORACLE, ROUTER, Model, Partition, alone, one_expert_each
+from evaluation.rerun import Rerun
+from evaluation.scoring import score
+from training.stage_store import StageStore
 
 
 @dataclass(frozen=True)
@@ -44,77 +25,46 @@ class Losses:
 
 
 def partition_losses(
-    inputs: Inputs, store: StageStore, warmup: StageResult, partition: Partition, seed: int
+    warmed_up: FinishedRun,
+    store: StageStore,
+    partition: Partition,
+    train: NDArray[np.int64],
+    held_out: NDArray[np.int64],
+    seeds: Sequence[int],
 ) -> Losses:
-    """Train an expert per cluster from the warm-up adapter, and measure the held-out rows' losses.
+    """Train an expert per cluster from the run's warm-up adapter with each seed; return the held-out rows' mean losses.
 
-    An expert is a stage of its own: what is trained once is not trained again.
+    `train` and `held_out` [V] are rows of the run. An expert is a stage of its own: what is trained once is not
+    trained again.
     """
-    by_label = np.full(len(partition.held_out), np.nan)
-    by_route = by_label.copy()
-    for label in range(int(partition.labels.max()) + 1):
-        asked = (partition.held_out_labels == label) | (partition.routes == label)  # [V]
-        members = partition.train[partition.labels == label].tolist()
-        found = _expert(inputs, store, warmup, f"{partition.name}-{label}", members, seed)
-        losses = _losses(inputs, store, found, partition.held_out[asked].tolist())
-        for losses_of, chosen in (
-            (by_label, partition.held_out_labels[asked]),
-            (by_route, partition.routes[asked]),
-        ):
-            losses_of[np.flatnonzero(asked)[chosen == label]] = losses[chosen == label]
-    return Losses(by_label, by_route)
+    by_label, by_route = [], []
+    for seed in seeds:
+        with Rerun(_with_seed(warmed_up, seed), store, ()) as run:
+            schedule = run.schedule(run.inputs.recipe.experts.learning_rate)
+            experts = tuple(
+                train_adapter(
+                    run, f"{partition.name}-{label}-seed-{seed}", partition.members(train, label), schedule
+                )
+                for label in range(partition.k)
+            )
+            name = f"{partition.name}-seed-{seed}"
+            found = score(run, name, one_expert_each(partition, experts), held_out)
+        by_label.append(found[ORACLE].per_token())
+        by_route.append(found[ROUTER].per_token())
+    return Losses(np.mean(by_label, axis=0), np.mean(by_route, axis=0))
 
 
 def warmup_losses(
-    inputs: Inputs, store: StageStore, warmup: StageResult, held_out: Sequence[int]
+    warmed_up: FinishedRun, store: StageStore, held_out: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Losses [V] with the adapter that all experts start from."""
-    return _losses(inputs, store, warmup, held_out)
+    """Return the losses [V] with the adapter that all experts start from."""
+    with Rerun(warmed_up, store, ()) as run:
+        start = Model("warmup", "adapter", run.warmup.folder, run.warmup.digest)
+        fitted = alone(start, len(run.rows))
+        return score(run, "warmup", fitted, held_out)[fitted.judged_by].per_token()
 
 
-def _expert(
-    inputs: Inputs, store: StageStore, warmup: StageResult, name: str, members: Sequence[int], seed: int
-) -> StageResult:
-    section = inputs.recipe.experts
-    schedule = Schedule(section.epochs, section.learning_rate, section.batch_rows)
-
-    def work(folder: Path) -> dict[str, Any]:
-        model = load_adapter(inputs.base, warmup.folder, trainable=True)
-        rows = inputs.pick(members)
-        with store.narrator.bar("fine-tuning", schedule.steps(len(rows)), "steps") as advance:
-            return asdict(finetune(model, inputs.tokenizer, rows, schedule, seed, folder, advance))
-
-    depends_on = {
-        "warmup": warmup.digest,
-        "rows": list(members),
-        "schedule": asdict(schedule),
-        "seed": seed,
-    }
-    title = f"{name}, seed {seed}: {len(members):,} rows"
-    return store.run(Stage(f"expert-{name}-seed-{seed}", title, depends_on), work)
-
-
-def _losses(
-    inputs: Inputs, store: StageStore, adapter: StageResult, places: Sequence[int]
-) -> NDArray[np.float64]:
-    rows = inputs.pick(places)
-
-    def work(folder: Path) -> dict[str, Any]:
-        model = load_adapter(inputs.base, adapter.folder, trainable=False, dtype=torch.float32)
-        with store.narrator.bar("held-out rows", len(rows), "rows") as advance:
-            return {"losses": _forward(model, rows, int(inputs.tokenizer.pad_token_id), advance)}
-
-    name = f"losses-{adapter.folder.name}"
-    stage = Stage(name, f"{name}: {len(rows):,} rows", {"adapter": adapter.digest, "rows": list(places)})
-    return np.asarray(store.run(stage, work).facts["losses"])
-
-
-@torch.inference_mode()
-def _forward(model: PeftModel, rows: Sequence[TokenRow], pad_id: int, advance: Any) -> list[float]:
-    base = cast(PreTrainedModel, model.eval().get_base_model())
-    losses = np.full(len(rows), np.nan)
-    for batch in micro_batches([len(row.input_ids) for row in rows], _TOKENS):
-        padded = pad_rows([rows[place] for place in batch], pad_id, model.device)
-        losses[batch] = row_losses(base, padded).double().cpu().numpy()
-        advance(len(batch))
-    return [float(loss) for loss in losses]
+def _with_seed(run: FinishedRun, seed: int) -> FinishedRun:
+    """The same rows, clusters and warm-up adapter; experts see their rows in another order."""
+    recipe = run.inputs.recipe.model_copy(update={"seed": seed})
+    return replace(run, inputs=replace(run.inputs, recipe=recipe))
