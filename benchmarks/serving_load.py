@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
-from benchmarks.serving_client import Reply, ask_in_turns, ask_once, request_bytes
+from benchmarks.serving_client import Connection, Reply, ask_in_turns, ask_once, request_bytes
 from benchmarks.serving_servers import BenchmarkError, Server
-from benchmarks.serving_windows import STREAMS, Pair, Window
+from benchmarks.serving_windows import STREAMS, Trio, Window
 from bundle.manifest import Manifest
 from service.headers import ROUTER_MS
 from service.names import AUTO
@@ -20,6 +22,11 @@ from service.names import AUTO
 PATH = "/v1/chat/completions"
 _AT_ONCE = 16  # prompts in one request to the router, whose time is limited
 _ASK_VLLM = ("vllm", "vllm_streams", "ensemble")
+_ORDERS = (  # the pause is as long as the routing was, so it comes after it
+    ("named", "routed", "paused"),
+    ("routed", "named", "paused"),
+    ("routed", "paused", "named"),
+)
 TOKENS = 16  # few, so that what a request costs outside the engine shows
 
 
@@ -125,40 +132,51 @@ class Load:
             cpu,
         )
 
-    async def pairs(self, clients: int, turns: int, first: int) -> list[Pair]:
-        """Let `clients` ask `turns` prompts each, each prompt named and routed, in turn which of them is first.
+    async def trios(self, clients: int, turns: int, first: int) -> list[Trio]:
+        """Let `clients` ask `turns` prompts each, each named, routed and named after a pause, in three orders by turns.
 
-        Both meet the same neighbours and the same batches, so what they differ in is routing.
+        All meet the same neighbours and the same batches, so what they differ in is routing.
 
         Raises:
             BenchmarkError: an answer is missing or is not what was asked for.
 
         """
-        picked = [
-            [self._asked[(first + client * turns + turn) % len(self._asked)] for turn in range(turns)]
-            for client in range(clients)
-        ]
-        orders = [
-            [("named", "routed") if (client + turn) % 2 else ("routed", "named") for turn in range(turns)]
-            for client in range(clients)
-        ]
-        requests = [
-            [self._requests(name, one) for one, order in zip(own, turn, strict=True) for name in order]
-            for own, turn in zip(picked, orders, strict=True)
-        ]
-        try:
-            _, replies = await ask_in_turns(self._servers["service"].port, requests)
-        except (EOFError, ConnectionError) as error:
-            raise BenchmarkError(f"pairs: the server closed a connection ({error})") from error
-        found = []
-        for own, turn, answers in zip(picked, orders, replies, strict=True):
-            for place, (one, order) in enumerate(zip(own, turn, strict=True)):
-                by_name = dict(zip(order, (answers[2 * place][0], answers[2 * place + 1][0]), strict=True))
-                for name, reply in by_name.items():
-                    self._refuse_wrong(name, one, reply)
-                named, routed = by_name["named"], by_name["routed"]
-                found.append(Pair(named.seconds, routed.seconds, float(routed.headers[ROUTER_MS])))
-        return found
+        port = self._servers["service"].port
+        connections = [await Connection.opened(port) for _ in range(clients)]
+        with ThreadPoolExecutor(clients) as sleepers:
+
+            async def client(number: int) -> list[Trio]:
+                found = []
+                for turn in range(turns):
+                    one = self._asked[(first + number * turns + turn) % len(self._asked)]
+                    order = _ORDERS[(number + turn) % len(_ORDERS)]
+                    found.append(await self._trio(connections[number], one, order, sleepers))
+                return found
+
+            try:
+                return [trio for own in await asyncio.gather(*map(client, range(clients))) for trio in own]
+            except (EOFError, ConnectionError) as error:
+                raise BenchmarkError(f"trios: the server closed a connection ({error})") from error
+            finally:
+                for connection in connections:
+                    connection.close()
+
+    async def _trio(
+        self, connection: Connection, one: Asked, order: Sequence[str], sleepers: Executor
+    ) -> Trio:
+        seconds: dict[str, float] = {}
+        router_ms = 0.0
+        for name in order:
+            if name == "paused":
+                # Not asyncio's sleep: it rounds up to a millisecond, three times what most prompts take to route.
+                await asyncio.get_running_loop().run_in_executor(sleepers, time.sleep, router_ms / 1000)
+            contender = "routed" if name == "routed" else "named"
+            reply = await connection.ask(*self._requests(contender, one))
+            self._refuse_wrong(contender, one, reply)
+            seconds[name] = reply.seconds
+            if name == "routed":
+                router_ms = float(reply.headers[ROUTER_MS])
+        return Trio(**seconds, router_ms=router_ms)
 
     def _requests(self, contender: str, one: Asked) -> list[bytes]:
         streams = contender in STREAMS

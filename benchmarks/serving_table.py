@@ -67,7 +67,10 @@ def _pairs(found: Figures) -> str:
 
 def _latencies(found: Figures) -> str:
     p50 = ", ".join(f"{name} {found['p50_ms'][name]:.1f}" for name in ("vllm", "named", "routed"))
-    return f"p50 in ms {p50}, routed beyond the router {found['beyond_router_p50_ms']:.2f}"
+    return (
+        f"p50 in ms {p50}, routed beyond the router {found['beyond_router_p50_ms']:.2f}, a pause as long "
+        f"{found['pause_p50_ms']:.2f}, routed beyond the router and the pause {found['beyond_pause_p50_ms']:.2f}"
+    )
 
 
 def _costs(found: Figures) -> str:

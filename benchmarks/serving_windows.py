@@ -33,12 +33,16 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """One prompt asked twice in a row by one of several clients that all do so: by the expert's name, and routed."""
+class Trio:
+    """One prompt asked three times in a row by one of several clients that all do so; seconds of each.
+
+    By the expert's name; routed; and by name after a pause as long as that routing took. Seconds of the last are
+    counted from the end of the pause.
+    """
 
     named: float
     routed: float
-    """Seconds of each."""
+    paused: float
     router_ms: float
     """What the service says that routing cost."""
 
@@ -75,14 +79,21 @@ def p50_ms(windows: Sequence[Window]) -> float:
     return 1000 * median(seconds for window in windows for seconds in window.latencies)
 
 
-def routing_figures(pairs: Sequence[Pair]) -> Figures:
-    """Return what routing adds to a request, in milliseconds."""
+def routing_figures(trios: Sequence[Trio]) -> Figures:
+    """Return what routing adds to a request, in milliseconds.
+
+    `pause_p50_ms` is what a pause of the router's length adds though nobody routes, and `beyond_pause_p50_ms` what
+    routing adds beyond its own time to a request that paused as long: an engine that waits answers slower, whatever
+    it waits for.
+    """
     return {
         "routed_minus_named_p50_ms": 1000
-        * (median(pair.routed for pair in pairs) - median(pair.named for pair in pairs)),
-        "router_p50_ms": median(pair.router_ms for pair in pairs),
-        "beyond_router_p50_ms": median(1000 * (pair.routed - pair.named) - pair.router_ms for pair in pairs),
-        "pairs": len(pairs),
+        * (median(trio.routed for trio in trios) - median(trio.named for trio in trios)),
+        "router_p50_ms": median(trio.router_ms for trio in trios),
+        "beyond_router_p50_ms": median(1000 * (trio.routed - trio.named) - trio.router_ms for trio in trios),
+        "pause_p50_ms": median(1000 * (trio.paused - trio.named) for trio in trios),
+        "beyond_pause_p50_ms": median(1000 * (trio.routed - trio.paused) - trio.router_ms for trio in trios),
+        "trios": len(trios),
     }
 
 
@@ -98,14 +109,14 @@ def busy_cores(windows: Sequence[Window]) -> dict[str, float]:
     return {name: sum(window.cpu[name] for window in windows) / seconds for name in PROCESSES}
 
 
-def figures(windows: Sequence[Window], pairs: Mapping[int, Sequence[Pair]]) -> Figures:
-    """Return the record of all windows, and of the pairs by number of clients.
+def figures(windows: Sequence[Window], trios: Mapping[int, Sequence[Trio]]) -> Figures:
+    """Return the record of all windows, and of the trios by number of clients.
 
     Of the figures that differ by the number of clients, the ones at the top are: `named_over_vllm`, the lowest;
     the two of the router, those of a single client, who waits for nobody but the router. All stand in `by_clients`.
     """
     counts = sorted({window.clients for window in windows})
-    by_clients = {str(clients): _of(windows, clients) | routing_figures(pairs[clients]) for clients in counts}
+    by_clients = {str(clients): _of(windows, clients) | routing_figures(trios[clients]) for clients in counts}
     alone = by_clients[str(counts[0])]
     return {
         "requests_per_s": {

@@ -24,7 +24,7 @@ from benchmarks.serving_windows import (
     CONTENDERS,
     PROCESSES,
     STREAMS,
-    Pair,
+    Trio,
     Window,
     figures,
     pair_ratios,
@@ -41,7 +41,11 @@ HEADLINES = {
 }
 
 
-PAIRS = [Pair(0.100, 0.106, 5.0), Pair(0.200, 0.207, 5.0), Pair(0.150, 0.152, 1.5)]
+TRIOS = [
+    Trio(0.100, 0.106, 0.102, 5.0),
+    Trio(0.200, 0.207, 0.201, 5.0),
+    Trio(0.150, 0.152, 0.150, 1.5),
+]
 
 
 def window(contender: str, clients: int, latency: float) -> Window:
@@ -78,13 +82,15 @@ def test_a_turn_of_many_requests_gets_fewer_turns() -> None:
 
 
 def test_routing_is_compared_prompt_by_prompt() -> None:
-    found = routing_figures(PAIRS)
+    found = routing_figures(TRIOS)
     assert found["routed_minus_named_p50_ms"] == pytest.approx(2.0)  # of the medians, 152 and 150
     assert found["beyond_router_p50_ms"] == pytest.approx(1.0)  # of 1, 2 and 0.5
-    assert (found["router_p50_ms"], found["pairs"]) == (5.0, 3)
+    assert found["pause_p50_ms"] == pytest.approx(1.0)  # of 2, 1 and 0
+    assert found["beyond_pause_p50_ms"] == pytest.approx(0.5)  # of -1, 1 and 0.5
+    assert (found["router_p50_ms"], found["trios"]) == (5.0, 3)
 
 
-async def test_each_prompt_is_asked_named_and_routed_by_the_same_client_in_turn(
+async def test_each_prompt_is_asked_named_routed_and_after_a_pause_by_the_same_client_in_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = [Asked(f"prompt {number}", "expert-0", "expert-0@1") for number in range(4)]
@@ -94,31 +100,44 @@ async def test_each_prompt_is_asked_named_and_routed_by_the_same_client_in_turn(
     load._base = "base"
     sent: list[list[str]] = []
 
-    async def ask(
-        port: int, turns_by_client: list[list[list[bytes]]]
-    ) -> tuple[float, list[list[list[Reply]]]]:
-        replies = []
-        for turns in turns_by_client:
-            bodies = [json.loads(request.partition(b"\r\n\r\n")[2]) for [request] in turns]
-            sent.append([f"{body['model']}: {body['messages'][0]['content']}" for body in bodies])
-            raw = json.dumps({"model": "expert-0@1", "usage": {"completion_tokens": TOKENS}}).encode()
-            seconds = {"auto": 0.3, "expert-0": 0.2}
-            replies.append(
-                [[Reply(200, {ROUTER_MS: "7"}, raw, seconds[body["model"]], 0.1)] for body in bodies]
-            )
-        return 1.0, replies
+    class Answering:
+        def __init__(self) -> None:
+            self.log: list[str] = []
+            self.closed = False
+            sent.append(self.log)
 
-    monkeypatch.setattr("benchmarks.serving_load.ask_in_turns", ask)
-    pairs = await load.pairs(clients=2, turns=2, first=3)
-    assert sent == [
-        ["auto: prompt 3", "expert-0: prompt 3", "expert-0: prompt 0", "auto: prompt 0"],
-        ["expert-0: prompt 1", "auto: prompt 1", "auto: prompt 2", "expert-0: prompt 2"],
+        @classmethod
+        async def opened(cls, port: int) -> Answering:
+            return cls()
+
+        async def ask(self, request: bytes) -> Reply:
+            body = json.loads(request.partition(b"\r\n\r\n")[2])
+            self.log.append(f"{body['model']}: {body['messages'][0]['content']}")
+            raw = json.dumps({"model": "expert-0@1", "usage": {"completion_tokens": TOKENS}}).encode()
+            return Reply(200, {ROUTER_MS: "7"}, raw, {"auto": 0.3, "expert-0": 0.2}[body["model"]], 0.1)
+
+        def close(self) -> None:
+            self.log.append("closed")
+
+    monkeypatch.setattr("benchmarks.serving_load.Connection", Answering)
+    monkeypatch.setattr("benchmarks.serving_load.time.sleep", lambda seconds: sent.append([f"{seconds}"]))
+    trios = await load.trios(clients=2, turns=2, first=3)
+    named, routed = "expert-0: prompt", "auto: prompt"
+    first, second, *pauses = sent
+    assert first == [
+        *(f"{named} 3", f"{routed} 3", f"{named} 3"),
+        *(f"{routed} 0", f"{named} 0", f"{named} 0", "closed"),
     ]
-    assert pairs == [Pair(0.2, 0.3, 7.0)] * 4
+    assert second == [
+        *(f"{routed} 1", f"{named} 1", f"{named} 1"),
+        *(f"{routed} 2", f"{named} 2", f"{named} 2", "closed"),
+    ]
+    assert pauses == [["0.007"]] * 4
+    assert trios == [Trio(0.2, 0.3, 0.2, 7.0)] * 4
 
 
 def test_the_record() -> None:
-    found = figures(measured({"named": 1.25, "base": 0.5, "named_streams": 2.0}), {1: PAIRS, 8: PAIRS})
+    found = figures(measured({"named": 1.25, "base": 0.5, "named_streams": 2.0}), {1: TRIOS, 8: TRIOS})
     assert set(found) == HEADLINES
     assert {clients: set(rates) for clients, rates in found["requests_per_s"].items()} == {
         "1": set(CONTENDERS),
@@ -135,7 +154,7 @@ def test_the_record() -> None:
 
 def test_the_lowest_ratio_is_the_headline() -> None:
     windows = measured({}, (1,)) + measured({"named": 1.25}, (32,)) + measured({}, (8,))
-    found = figures(windows, dict.fromkeys((1, 8, 32), PAIRS))
+    found = figures(windows, dict.fromkeys((1, 8, 32), TRIOS))
     assert found["named_over_vllm"] == pytest.approx(0.8)
     assert found["routed_minus_named_p50_ms"] == found["by_clients"]["1"]["routed_minus_named_p50_ms"]
 

@@ -113,6 +113,21 @@ def test_a_rerun_does_nothing_again_and_finds_the_same(
     assert results(again)["table1"] == results(done)["table1"]
 
 
+def test_every_method_is_tuned_on_its_own(done: Path, files: Files, tmp_path: Path) -> None:
+    again = tmp_path / "run"
+    shutil.copytree(done, again)
+    trained = {"one-lora", "gradientspace", "share-25"}
+    ended = evaluate(files, again, "--methods", ",".join(trained), compare__learning_rates=[1e-3, 2e-2])
+    assert ended.exit_code == 0, ended.output
+    found = results(again)
+    tried = found["validation_loss_by_rate"]
+    assert set(tried) == trained
+    for name, losses in tried.items():
+        assert list(losses) == ["0.001", "0.02"]
+        assert found["learning_rates"][name] == [float(min(losses, key=losses.__getitem__))]
+    assert len({tuple(losses.values()) for losses in tried.values()}) == len(trained)
+
+
 def test_a_second_seed_draws_other_rows_and_every_cell_gets_a_spread(
     done: Path, files: Files, tmp_path: Path
 ) -> None:
