@@ -5,8 +5,9 @@ of fixed work, there and back (A B B A). Five contenders, for 1, 8 and 32 client
 names the adapter; `named`, the same through the service; `routed`, the router chooses (the same experts, by
 construction); `base`, no adapter; `ensemble`, vLLM's server again, every expert and the fallback answer each request:
 less than ELREA needs, because that also mixes their logits at every token. Then streams of the first two. What routing
-adds to a request is measured in a load of its own: every client asks each prompt named, routed, and named after a pause
-as long as the routing took. Last, whether a stream's first event waits for other clients' classification.
+adds to a request is measured in a load of its own: every client asks each prompt named and routed, a lone one also
+named after a pause as long as the routing took. Last, whether a stream's first event waits for other clients'
+classification.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from benchmarks.serving_windows import (
     CONTENDERS,
     STREAMS,
     Figures,
-    Trio,
+    SamePrompt,
     Window,
     figures,
     there_and_back,
@@ -54,7 +55,7 @@ _PROMPTS = 128
 _WINDOW_SECONDS = {1: 1.6, 8: 1.2, 32: 1.2}
 _LEAST_ROUNDS = 2
 _SECONDS = {True: 170.0, False: 800.0}  # of rounds, when quick and when not
-_TRIO_SECONDS = {True: {1: 60.0, 8: 15.0, 32: 15.0}, False: {1: 200.0, 8: 60.0, 32: 60.0}}
+_SAME_PROMPT_SECONDS = {True: {1: 60.0, 8: 15.0, 32: 15.0}, False: {1: 200.0, 8: 60.0, 32: 60.0}}
 _STREAM_SECONDS = {True: 5.0, False: 30.0}  # of each kind of neighbours
 
 
@@ -106,12 +107,13 @@ async def _measured(
     say("both servers run alike")
     load = Load(service, own, manifest, asked)
     windows = await _rounds(load, _SECONDS[quick], say)
-    say("what routing adds: each prompt named, routed, and named after a pause, in turn")
-    trios = {clients: await _trios(load, clients, _TRIO_SECONDS[quick][clients]) for clients in _CLIENTS}
+    say("what routing adds: each prompt named and routed, alone after a pause too")
+    seconds = _SAME_PROMPT_SECONDS[quick]
+    both_ways = {clients: await _same_prompts(load, clients, seconds[clients]) for clients in _CLIENTS}
     say("the first event of streams beside busy neighbours")
     first_byte = await first_byte_figures(service, asked, _STREAM_SECONDS[quick])
     experts = {name: sum(one.expert == name for one in asked) for name in manifest.label_order}
-    return figures(windows, trios) | {
+    return figures(windows, both_ways) | {
         "first_byte": first_byte,
         "prompts_by_expert": experts,
         "tokens": TOKENS,
@@ -141,11 +143,11 @@ async def _rounds(load: Load, seconds: float, say: Callable[[str], None]) -> lis
     return windows
 
 
-async def _trios(load: Load, clients: int, seconds: float) -> list[Trio]:
-    found: list[Trio] = []
+async def _same_prompts(load: Load, clients: int, seconds: float) -> list[SamePrompt]:
+    found: list[SamePrompt] = []
     begin = time.monotonic()
     while time.monotonic() - begin < seconds:
-        found += await load.trios(clients, 8, len(found))
+        found += await load.same_prompts(clients, 8, len(found))
     return found
 
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ import psutil
 
 from benchmarks.serving_client import Connection, Reply, ask_in_turns, ask_once, request_bytes
 from benchmarks.serving_servers import BenchmarkError, Server
-from benchmarks.serving_windows import STREAMS, Trio, Window
+from benchmarks.serving_windows import STREAMS, SamePrompt, Window
 from bundle.manifest import Manifest
 from service.headers import ROUTER_MS
 from service.names import AUTO
@@ -22,7 +21,8 @@ from service.names import AUTO
 PATH = "/v1/chat/completions"
 _AT_ONCE = 16  # prompts in one request to the router, whose time is limited
 _ASK_VLLM = ("vllm", "vllm_streams", "ensemble")
-_ORDERS = (  # the pause is as long as the routing was, so it comes after it
+_ORDERS = (("named", "routed"), ("routed", "named"))
+_ORDERS_ALONE = (  # the pause is as long as the routing was, so it comes after it
     ("named", "routed", "paused"),
     ("routed", "named", "paused"),
     ("routed", "paused", "named"),
@@ -132,8 +132,8 @@ class Load:
             cpu,
         )
 
-    async def trios(self, clients: int, turns: int, first: int) -> list[Trio]:
-        """Let `clients` ask `turns` prompts each, each named, routed and named after a pause, in three orders by turns.
+    async def same_prompts(self, clients: int, turns: int, first: int) -> list[SamePrompt]:
+        """Let `clients` ask `turns` prompts each, each named and routed, alone after a pause too, in orders by turns.
 
         All meet the same neighbours and the same batches, so what they differ in is routing.
 
@@ -141,42 +141,40 @@ class Load:
             BenchmarkError: an answer is missing or is not what was asked for.
 
         """
+        orders = _ORDERS_ALONE if clients == 1 else _ORDERS
         port = self._servers["service"].port
         connections = [await Connection.opened(port) for _ in range(clients)]
-        with ThreadPoolExecutor(clients) as sleepers:
 
-            async def client(number: int) -> list[Trio]:
-                found = []
-                for turn in range(turns):
-                    one = self._asked[(first + number * turns + turn) % len(self._asked)]
-                    order = _ORDERS[(number + turn) % len(_ORDERS)]
-                    found.append(await self._trio(connections[number], one, order, sleepers))
-                return found
+        async def client(number: int) -> list[SamePrompt]:
+            found = []
+            for turn in range(turns):
+                one = self._asked[(first + number * turns + turn) % len(self._asked)]
+                order = orders[(number + turn) % len(orders)]
+                found.append(await self._same_prompt(connections[number], one, order))
+            return found
 
-            try:
-                return [trio for own in await asyncio.gather(*map(client, range(clients))) for trio in own]
-            except (EOFError, ConnectionError) as error:
-                raise BenchmarkError(f"trios: the server closed a connection ({error})") from error
-            finally:
-                for connection in connections:
-                    connection.close()
+        try:
+            return [one for own in await asyncio.gather(*map(client, range(clients))) for one in own]
+        except (EOFError, ConnectionError) as error:
+            raise BenchmarkError(f"named and routed: the server closed a connection ({error})") from error
+        finally:
+            for connection in connections:
+                connection.close()
 
-    async def _trio(
-        self, connection: Connection, one: Asked, order: Sequence[str], sleepers: Executor
-    ) -> Trio:
+    async def _same_prompt(self, connection: Connection, one: Asked, order: Sequence[str]) -> SamePrompt:
         seconds: dict[str, float] = {}
         router_ms = 0.0
         for name in order:
             if name == "paused":
                 # Not asyncio's sleep: it rounds up to a millisecond, three times what most prompts take to route.
-                await asyncio.get_running_loop().run_in_executor(sleepers, time.sleep, router_ms / 1000)
+                await asyncio.to_thread(time.sleep, router_ms / 1000)
             contender = "routed" if name == "routed" else "named"
             reply = await connection.ask(*self._requests(contender, one))
             self._refuse_wrong(contender, one, reply)
             seconds[name] = reply.seconds
             if name == "routed":
                 router_ms = float(reply.headers[ROUTER_MS])
-        return Trio(**seconds, router_ms=router_ms)
+        return SamePrompt(seconds["named"], seconds["routed"], seconds.get("paused"), router_ms)
 
     def _requests(self, contender: str, one: Asked) -> list[bytes]:
         streams = contender in STREAMS

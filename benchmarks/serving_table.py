@@ -67,10 +67,17 @@ def _pairs(found: Figures) -> str:
 
 def _latencies(found: Figures) -> str:
     p50 = ", ".join(f"{name} {found['p50_ms'][name]:.1f}" for name in ("vllm", "named", "routed"))
+    said = f"p50 in ms {p50}, routed beyond the router {_interval(found['beyond_router_ms'])}"
+    if found["pause_ms"] is None:
+        return said
     return (
-        f"p50 in ms {p50}, routed beyond the router {found['beyond_router_p50_ms']:.2f}, a pause as long "
-        f"{found['pause_p50_ms']:.2f}, routed beyond the router and the pause {found['beyond_pause_p50_ms']:.2f}"
+        f"{said}, a pause as long {_interval(found['pause_ms'])}, routed beyond the router and the pause "
+        f"{_interval(found['beyond_pause_ms'])}"
     )
+
+
+def _interval(found: Figures) -> str:
+    return f"{found['median']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
 
 
 def _costs(found: Figures) -> str:

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Any
 
+import numpy as np
+
 CONTENDERS = ("vllm", "named", "routed", "base", "ensemble")
 STREAMS = ("vllm_streams", "named_streams")
+_RESAMPLES = 500
 PROCESSES = ("engine", "api", "client", "idle_server", "others")
 
 Figures = dict[str, Any]
@@ -33,16 +36,16 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Trio:
-    """One prompt asked three times in a row by one of several clients that all do so; seconds of each.
+class SamePrompt:
+    """One prompt asked two or three times in a row by one of several clients that all do so; seconds of each.
 
-    By the expert's name; routed; and by name after a pause as long as that routing took. Seconds of the last are
-    counted from the end of the pause.
+    By the expert's name; routed; and, by a client that is alone, by name after a pause as long as that routing took,
+    counted from the end of the pause. Beside others a pause also changes in which batch one is answered.
     """
 
     named: float
     routed: float
-    paused: float
+    paused: float | None
     router_ms: float
     """What the service says that routing cost."""
 
@@ -79,22 +82,31 @@ def p50_ms(windows: Sequence[Window]) -> float:
     return 1000 * median(seconds for window in windows for seconds in window.latencies)
 
 
-def routing_figures(trios: Sequence[Trio]) -> Figures:
-    """Return what routing adds to a request, in milliseconds.
+def routing_figures(asked: Sequence[SamePrompt]) -> Figures:
+    """Return what routing adds to a request, in milliseconds; where it is a median of differences, with its interval.
 
-    `pause_p50_ms` is what a pause of the router's length adds though nobody routes, and `beyond_pause_p50_ms` what
-    routing adds beyond its own time to a request that paused as long: an engine that waits answers slower, whatever
-    it waits for.
+    `pause_ms` is what a pause of the router's length adds though nobody routes, and `beyond_pause_ms` what routing
+    adds beyond its own time to a request that paused as long: an engine that waits answers slower, whatever it waits
+    for. None where nobody paused.
     """
+    paused = [(one, one.paused) for one in asked if one.paused is not None]
+    beyond_pause = [1000 * (one.routed - pause) - one.router_ms for one, pause in paused]
     return {
         "routed_minus_named_p50_ms": 1000
-        * (median(trio.routed for trio in trios) - median(trio.named for trio in trios)),
-        "router_p50_ms": median(trio.router_ms for trio in trios),
-        "beyond_router_p50_ms": median(1000 * (trio.routed - trio.named) - trio.router_ms for trio in trios),
-        "pause_p50_ms": median(1000 * (trio.paused - trio.named) for trio in trios),
-        "beyond_pause_p50_ms": median(1000 * (trio.routed - trio.paused) - trio.router_ms for trio in trios),
-        "trios": len(trios),
+        * (median(one.routed for one in asked) - median(one.named for one in asked)),
+        "router_p50_ms": median(one.router_ms for one in asked),
+        "beyond_router_ms": _median([1000 * (one.routed - one.named) - one.router_ms for one in asked]),
+        "pause_ms": _median([1000 * (pause - one.named) for one, pause in paused]) if paused else None,
+        "beyond_pause_ms": _median(beyond_pause) if paused else None,
+        "prompts": len(asked),
     }
+
+
+def _median(values: Sequence[float]) -> Figures:
+    """The median, and the 95 % interval that resampling gives it."""
+    drawn = np.random.default_rng(0).choice(values, (_RESAMPLES, len(values)))
+    low, high = np.quantile(np.median(drawn, axis=1), (0.025, 0.975))
+    return {"median": float(np.median(values)), "low": float(low), "high": float(high)}
 
 
 def cpu_ms_per_request(windows: Sequence[Window]) -> dict[str, float]:
@@ -109,14 +121,14 @@ def busy_cores(windows: Sequence[Window]) -> dict[str, float]:
     return {name: sum(window.cpu[name] for window in windows) / seconds for name in PROCESSES}
 
 
-def figures(windows: Sequence[Window], trios: Mapping[int, Sequence[Trio]]) -> Figures:
-    """Return the record of all windows, and of the trios by number of clients.
+def figures(windows: Sequence[Window], asked: Mapping[int, Sequence[SamePrompt]]) -> Figures:
+    """Return the record of all windows, and of the prompts asked both ways by number of clients.
 
     Of the figures that differ by the number of clients, the ones at the top are: `named_over_vllm`, the lowest;
     the two of the router, those of a single client, who waits for nobody but the router. All stand in `by_clients`.
     """
     counts = sorted({window.clients for window in windows})
-    by_clients = {str(clients): _of(windows, clients) | routing_figures(trios[clients]) for clients in counts}
+    by_clients = {str(clients): _of(windows, clients) | routing_figures(asked[clients]) for clients in counts}
     alone = by_clients[str(counts[0])]
     return {
         "requests_per_s": {

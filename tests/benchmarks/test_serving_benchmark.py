@@ -24,7 +24,7 @@ from benchmarks.serving_windows import (
     CONTENDERS,
     PROCESSES,
     STREAMS,
-    Trio,
+    SamePrompt,
     Window,
     figures,
     pair_ratios,
@@ -41,10 +41,10 @@ HEADLINES = {
 }
 
 
-TRIOS = [
-    Trio(0.100, 0.106, 0.102, 5.0),
-    Trio(0.200, 0.207, 0.201, 5.0),
-    Trio(0.150, 0.152, 0.150, 1.5),
+SAME = [
+    SamePrompt(0.100, 0.106, 0.102, 5.0),
+    SamePrompt(0.200, 0.207, 0.201, 5.0),
+    SamePrompt(0.150, 0.152, 0.150, 1.5),
 ]
 
 
@@ -82,62 +82,83 @@ def test_a_turn_of_many_requests_gets_fewer_turns() -> None:
 
 
 def test_routing_is_compared_prompt_by_prompt() -> None:
-    found = routing_figures(TRIOS)
+    found = routing_figures(SAME)
     assert found["routed_minus_named_p50_ms"] == pytest.approx(2.0)  # of the medians, 152 and 150
-    assert found["beyond_router_p50_ms"] == pytest.approx(1.0)  # of 1, 2 and 0.5
-    assert found["pause_p50_ms"] == pytest.approx(1.0)  # of 2, 1 and 0
-    assert found["beyond_pause_p50_ms"] == pytest.approx(0.5)  # of -1, 1 and 0.5
-    assert (found["router_p50_ms"], found["trios"]) == (5.0, 3)
+    assert found["beyond_router_ms"]["median"] == pytest.approx(1.0)  # of 1, 2 and 0.5
+    assert found["pause_ms"]["median"] == pytest.approx(1.0)  # of 2, 1 and 0
+    assert found["beyond_pause_ms"]["median"] == pytest.approx(0.5)  # of -1, 1 and 0.5
+    assert found["beyond_pause_ms"]["low"] < 0.5 < found["beyond_pause_ms"]["high"]
+    assert (found["router_p50_ms"], found["prompts"]) == (5.0, 3)
+    assert routing_figures([SamePrompt(0.1, 0.106, None, 5.0)])["beyond_pause_ms"] is None
 
 
-async def test_each_prompt_is_asked_named_routed_and_after_a_pause_by_the_same_client_in_turn(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    asked = [Asked(f"prompt {number}", "expert-0", "expert-0@1") for number in range(4)]
+class Answering:
+    """A connection that says how it was used."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    async def ask(self, request: bytes) -> Reply:
+        body = json.loads(request.partition(b"\r\n\r\n")[2])
+        self.log.append(f"{body['model']}: {body['messages'][0]['content']}")
+        raw = json.dumps({"model": "expert-0@1", "usage": {"completion_tokens": TOKENS}}).encode()
+        return Reply(200, {ROUTER_MS: "7"}, raw, {"auto": 0.3, "expert-0": 0.2}[body["model"]], 0.1)
+
+    def close(self) -> None:
+        self.log.append("closed")
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[Answering]:
+    found: list[Answering] = []
+
+    async def opened(port: int) -> Answering:
+        found.append(Answering())
+        return found[-1]
+
+    monkeypatch.setattr("benchmarks.serving_load.Connection", SimpleNamespace(opened=opened))
+    return found
+
+
+def load_of_four_prompts() -> Load:
     load = object.__new__(Load)
-    load._asked, load._servers = asked, {"service": SimpleNamespace(port=1)}
+    load._asked = [Asked(f"prompt {number}", "expert-0", "expert-0@1") for number in range(4)]
+    load._servers = {"service": SimpleNamespace(port=1)}  # type: ignore[dict-item]
     load._models = {"named": lambda one: [one.expert], "routed": lambda _: ["auto"]}
     load._base = "base"
-    sent: list[list[str]] = []
+    return load
 
-    class Answering:
-        def __init__(self) -> None:
-            self.log: list[str] = []
-            self.closed = False
-            sent.append(self.log)
 
-        @classmethod
-        async def opened(cls, port: int) -> Answering:
-            return cls()
-
-        async def ask(self, request: bytes) -> Reply:
-            body = json.loads(request.partition(b"\r\n\r\n")[2])
-            self.log.append(f"{body['model']}: {body['messages'][0]['content']}")
-            raw = json.dumps({"model": "expert-0@1", "usage": {"completion_tokens": TOKENS}}).encode()
-            return Reply(200, {ROUTER_MS: "7"}, raw, {"auto": 0.3, "expert-0": 0.2}[body["model"]], 0.1)
-
-        def close(self) -> None:
-            self.log.append("closed")
-
-    monkeypatch.setattr("benchmarks.serving_load.Connection", Answering)
-    monkeypatch.setattr("benchmarks.serving_load.time.sleep", lambda seconds: sent.append([f"{seconds}"]))
-    trios = await load.trios(clients=2, turns=2, first=3)
+async def test_each_prompt_is_asked_named_and_routed_by_the_same_client_in_turn(
+    connections: list[Answering],
+) -> None:
+    asked = await load_of_four_prompts().same_prompts(clients=2, turns=2, first=3)
     named, routed = "expert-0: prompt", "auto: prompt"
-    first, second, *pauses = sent
-    assert first == [
-        *(f"{named} 3", f"{routed} 3", f"{named} 3"),
-        *(f"{routed} 0", f"{named} 0", f"{named} 0", "closed"),
+    assert [connection.log for connection in connections] == [
+        [f"{named} 3", f"{routed} 3", f"{routed} 0", f"{named} 0", "closed"],
+        [f"{routed} 1", f"{named} 1", f"{named} 2", f"{routed} 2", "closed"],
     ]
-    assert second == [
-        *(f"{routed} 1", f"{named} 1", f"{named} 1"),
-        *(f"{routed} 2", f"{named} 2", f"{named} 2", "closed"),
+    assert asked == [SamePrompt(0.2, 0.3, None, 7.0)] * 4
+
+
+async def test_a_lone_client_also_asks_after_a_pause_as_long_as_routing_took(
+    connections: list[Answering], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "benchmarks.serving_load.time.sleep", lambda seconds: connections[0].log.append(f"pause {seconds}")
+    )
+    asked = await load_of_four_prompts().same_prompts(clients=1, turns=3, first=0)
+    named, routed, pause = "expert-0: prompt", "auto: prompt", "pause 0.007"
+    assert connections[0].log == [
+        *(f"{named} 0", f"{routed} 0", pause, f"{named} 0"),
+        *(f"{routed} 1", f"{named} 1", pause, f"{named} 1"),
+        *(f"{routed} 2", pause, f"{named} 2", f"{named} 2", "closed"),
     ]
-    assert pauses == [["0.007"]] * 4
-    assert trios == [Trio(0.2, 0.3, 0.2, 7.0)] * 4
+    assert asked == [SamePrompt(0.2, 0.3, 0.2, 7.0)] * 3
 
 
 def test_the_record() -> None:
-    found = figures(measured({"named": 1.25, "base": 0.5, "named_streams": 2.0}), {1: TRIOS, 8: TRIOS})
+    found = figures(measured({"named": 1.25, "base": 0.5, "named_streams": 2.0}), {1: SAME, 8: SAME})
     assert set(found) == HEADLINES
     assert {clients: set(rates) for clients, rates in found["requests_per_s"].items()} == {
         "1": set(CONTENDERS),
@@ -154,7 +175,7 @@ def test_the_record() -> None:
 
 def test_the_lowest_ratio_is_the_headline() -> None:
     windows = measured({}, (1,)) + measured({"named": 1.25}, (32,)) + measured({}, (8,))
-    found = figures(windows, dict.fromkeys((1, 8, 32), TRIOS))
+    found = figures(windows, dict.fromkeys((1, 8, 32), SAME))
     assert found["named_over_vllm"] == pytest.approx(0.8)
     assert found["routed_minus_named_p50_ms"] == found["by_clients"]["1"]["routed_minus_named_p50_ms"]
 
