@@ -29,6 +29,15 @@ COPY service/ service/
 COPY cli/ cli/
 RUN /opt/gradientspace/bin/pip install --no-deps --no-build-isolation . \
     && /opt/gradientspace/bin/pip uninstall --yes pip
+# Triton, which runs the LoRA kernels, compiles one C module when it first meets a GPU: here, so that no later stage
+# needs a compiler. No version, as below.
+COPY deploy/triton_module/ deploy/triton_module/
+# hadolint ignore=DL3008
+RUN [ "$VARIANT" = cpu ] \
+    || { apt-get update \
+        && apt-get install --yes --no-install-recommends gcc libc6-dev \
+        && /opt/gradientspace/bin/python deploy/triton_module/build.py /opt/gradientspace/triton \
+        && install --mode 755 deploy/triton_module/cc.py /opt/gradientspace/triton/cc.py; }
 
 FROM ${PYTHON_IMAGE} AS service-cpu
 # No version here or below: Debian keeps one per release, and an older one can't be had.
@@ -40,14 +49,15 @@ RUN apt-get update \
 ENV TORCHDYNAMO_DISABLE=1
 
 FROM ${PYTHON_IMAGE} AS service-cuda
-# Triton, which runs the LoRA kernels, compiles its launcher with a C compiler when it first meets a GPU.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends gcc libc6-dev libnuma1 \
+    && apt-get install --yes --no-install-recommends libnuma1 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
+# What Triton calls as its compiler hands it the module that the first stage compiled.
 # FlashInfer's sampler would be compiled on first use, by nvcc and a C++ compiler; torch's needs neither.
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    CC=/opt/gradientspace/triton/cc.py \
     VLLM_USE_FLASHINFER_SAMPLER=0
 
 # One of the two stages above.
