@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from typing import Annotated, Any
 import typer
 from transformers.utils import logging as transformers_logging
 
+from bundle.errors import BundleError
 from bundle.read import read_bundle
 from demo.rows import SKILLS, is_correct, make_rows
 from evaluation.answers import greedy_answers
@@ -27,6 +29,7 @@ from router.load import load_router
 from router.protocol import Router
 from router.text import routed_text
 from training.bundling import git_commit
+from training.errors import TrainingError
 from training.finetune import Schedule, finetune, load_adapter
 from training.inputs import Inputs, read_inputs
 from training.progress import Narrator
@@ -58,8 +61,12 @@ def main(
     """Print accuracy per skill of four systems on held-out rows."""
     transformers_logging.disable_progress_bar()
     narrator = Narrator()
-    bundle = read_bundle(run)
-    inputs = read_inputs(Recipe.model_validate(bundle.manifest.recipe), narrator)
+    try:
+        bundle = read_bundle(run)
+        inputs = read_inputs(Recipe.model_validate(bundle.manifest.recipe), narrator)
+    except (BundleError, TrainingError) as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(2) from error
     warmup = run / "stages" / "warmup"
     store = StageStore(run / "comparison", narrator, World())
     one = _tuned(inputs, store, warmup, "one-lora", inputs.pick(inputs.split.train))

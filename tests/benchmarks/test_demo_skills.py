@@ -39,3 +39,12 @@ def test_the_table_of_the_readme(demo_bundle: Path, tmp_path: Path) -> None:
         record["accuracy"]["all"]["experts by true skill"]["right"]
         > record["accuracy"]["all"]["base"]["right"]
     )
+
+
+def test_a_folder_without_a_run_is_one_sentence(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.demo_skills", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert str(tmp_path) in done.stderr
