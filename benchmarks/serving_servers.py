@@ -130,8 +130,9 @@ def both_servers(bundle: Path, folder: Path, say: Callable[[str], None]) -> Iter
 
         def started(name: str, module: str, arguments: Sequence[str], port: int) -> Server:
             say(f"starting {name}")
-            server = Server(name, [module, *arguments], port, environment, folder / f"{name}.log")
-            stack.callback(server.stop)
+            with _interrupted_afterwards():
+                server = Server(name, [module, *arguments], port, environment, folder / f"{name}.log")
+                stack.callback(server.stop)
             return server
 
         port = free_port()
@@ -150,6 +151,19 @@ def both_servers(bundle: Path, folder: Path, say: Callable[[str], None]) -> Iter
         service.wait_until_ready("/health/ready", say)
         own.wait_until_ready("/health", say)
         yield service, own
+
+
+@contextmanager
+def _interrupted_afterwards() -> Iterator[None]:
+    """Hold Ctrl-C back for a block: a process that is just being started has nobody yet who would end it."""
+    asked: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt
 
 
 def _environment(folder: Path) -> dict[str, str]:
