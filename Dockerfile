@@ -36,7 +36,7 @@ COPY deploy/triton_module/ deploy/triton_module/
 RUN [ "$VARIANT" = cpu ] \
     || { apt-get update \
         && apt-get install --yes --no-install-recommends gcc libc6-dev \
-        && /opt/gradientspace/bin/python deploy/triton_module/build.py /opt/gradientspace/triton \
+        && /opt/gradientspace/bin/python -m deploy.triton_module.build /opt/gradientspace/triton \
         && install --mode 755 deploy/triton_module/cc.py /opt/gradientspace/triton/cc.py; }
 
 FROM ${PYTHON_IMAGE} AS service-cpu

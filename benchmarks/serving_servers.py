@@ -130,7 +130,7 @@ def both_servers(bundle: Path, folder: Path, say: Callable[[str], None]) -> Iter
 
         def started(name: str, module: str, arguments: Sequence[str], port: int) -> Server:
             say(f"starting {name}")
-            with _interrupted_afterwards():
+            with interrupted_afterwards():
                 server = Server(name, [module, *arguments], port, environment, folder / f"{name}.log")
                 stack.callback(server.stop)
             return server
@@ -154,7 +154,7 @@ def both_servers(bundle: Path, folder: Path, say: Callable[[str], None]) -> Iter
 
 
 @contextmanager
-def _interrupted_afterwards() -> Iterator[None]:
+def interrupted_afterwards() -> Iterator[None]:
     """Hold Ctrl-C back for a block: a process that is just being started has nobody yet who would end it."""
     asked: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _: asked.append(number))

@@ -8,6 +8,7 @@ from statistics import median, quantiles
 from typing import Any
 
 import numpy as np
+from scipy.stats import bootstrap
 
 CONTENDERS = ("vllm", "named", "routed", "base", "ensemble")
 STREAMS = ("vllm_streams", "named_streams")
@@ -104,9 +105,15 @@ def routing_figures(asked: Sequence[SamePrompt]) -> Figures:
 
 def _median(values: Sequence[float]) -> Figures:
     """The median, and the 95 % interval that resampling gives it."""
-    drawn = np.random.default_rng(0).choice(values, (_RESAMPLES, len(values)))
-    low, high = np.quantile(np.median(drawn, axis=1), (0.025, 0.975))
-    return {"median": float(np.median(values)), "low": float(low), "high": float(high)}
+    middle = median(values)
+    if len(values) == 1:
+        return {"median": middle, "low": middle, "high": middle}
+    found = bootstrap((values,), np.median, n_resamples=_RESAMPLES, method="percentile", rng=0)
+    return {
+        "median": middle,
+        "low": float(found.confidence_interval.low),
+        "high": float(found.confidence_interval.high),
+    }
 
 
 def cpu_ms_per_request(windows: Sequence[Window]) -> dict[str, float]:

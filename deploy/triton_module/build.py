@@ -1,4 +1,4 @@
-"""Compile Triton's one C module while the CUDA image is built: `python deploy/triton_module/build.py FOLDER`.
+"""Compile Triton's one C module while the CUDA image is built: `python -m deploy.triton_module.build FOLDER`.
 
 Triton compiles it, from a file of its own, when it first meets a GPU. Nothing in that file depends on the GPU, so it is
 compiled here, where there is a compiler, and `cc.py` hands it out where there is none.
@@ -14,8 +14,9 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+from deploy.triton_module.cc import MODULE, SOURCE_SHA256
+
 DRIVER = "libcuda.so.1"
-MODULE, SOURCE_SHA256 = "cuda_utils.so", "source.sha256"
 
 
 def main() -> None:

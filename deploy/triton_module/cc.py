@@ -11,13 +11,14 @@ import shutil
 import sys
 from pathlib import Path
 
-FOLDER = Path(__file__).parent
-"""Where `build.py` left the module."""
+MODULE, SOURCE_SHA256 = "cuda_utils.so", "source.sha256"
+"""Beside this file: the module, and which source it was made of."""
 
 
-def main(arguments: list[str], folder: Path = FOLDER) -> int:
+def main(arguments: list[str]) -> int:
     """Copy the module to where it is wanted; return an exit status."""
-    made_of = (folder / "source.sha256").read_text(encoding="utf-8")
+    folder = Path(__file__).parent
+    made_of = (folder / SOURCE_SHA256).read_text(encoding="utf-8")
     sources = [Path(each) for each in arguments if each.endswith(".c")]
     if [hashlib.sha256(each.read_bytes()).hexdigest() for each in sources] != [made_of]:
         print(
@@ -26,7 +27,7 @@ def main(arguments: list[str], folder: Path = FOLDER) -> int:
             file=sys.stderr,
         )
         return 1
-    shutil.copy(folder / "cuda_utils.so", arguments[arguments.index("-o") + 1])
+    shutil.copy(folder / MODULE, arguments[arguments.index("-o") + 1])
     return 0
 
 

@@ -19,7 +19,7 @@ from benchmarks.serving_client import Reply
 from benchmarks.serving_equality import environment_that_matters
 from benchmarks.serving_flags import command_line, differences, vllm_flags
 from benchmarks.serving_load import TOKENS, Asked, Load
-from benchmarks.serving_servers import BenchmarkError, Server, _interrupted_afterwards, free_port
+from benchmarks.serving_servers import BenchmarkError, Server, free_port, interrupted_afterwards
 from benchmarks.serving_windows import (
     CONTENDERS,
     PROCESSES,
@@ -275,7 +275,7 @@ def test_the_quick_benchmark(demo_bundle: Path, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_while_a_server_is_being_started_comes_after_somebody_can_end_it() -> None:
-    start = _interrupted_afterwards()
+    start = interrupted_afterwards()
     start.__enter__()
     signal.raise_signal(signal.SIGINT)  # nothing is raised here
     with pytest.raises(KeyboardInterrupt):

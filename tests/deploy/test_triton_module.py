@@ -12,6 +12,7 @@ import pytest
 from deploy_files import ROOT
 
 from deploy.triton_module.build import DRIVER, compile_module
+from deploy.triton_module.cc import MODULE
 
 CC = ROOT / "deploy" / "triton_module" / "cc.py"
 SOURCE = "#include <Python.h>\n#include <given.h>\nint cuInit(unsigned);\nint answer(void) { return cuInit(GIVEN); }\n"
@@ -29,27 +30,17 @@ def backend(tmp_path: Path) -> Path:
 
 def as_triton_calls(folder: Path, source: Path, target: Path) -> subprocess.CompletedProcess[str]:
     shutil.copy(CC, folder)
-    command = [
-        sys.executable,
-        folder / "cc.py",
-        source,
-        "-O3",
-        "-shared",
-        "-fPIC",
-        "-o",
-        target,
-        f"-l:{DRIVER}",
-    ]
+    flags = ["-O3", "-shared", "-fPIC", "-o", target, f"-l:{DRIVER}"]
+    command = [sys.executable, folder / "cc.py", source, *flags]
     return subprocess.run(command, capture_output=True, text=True, env={"PATH": ""}, check=False)
 
 
 def test_the_module_is_handed_out_where_there_is_no_compiler(backend: Path, tmp_path: Path) -> None:
     folder = tmp_path / "triton"
     compile_module(backend, folder)
-    compiled = (folder / "cuda_utils.so").read_bytes()
-    assert (
-        DRIVER.encode() in compiled
-    )  # loaded with it, where the driver is; else its functions are not found
+    compiled = (folder / MODULE).read_bytes()
+    # Loaded with the module, where the driver is; else the driver's functions are not found.
+    assert DRIVER.encode() in compiled
     copied = tmp_path / "cuda_utils.c"  # Triton writes its source anew, under another name
     copied.write_text(SOURCE)
     done = as_triton_calls(folder, copied, tmp_path / "wanted.so")
