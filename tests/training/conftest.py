@@ -8,6 +8,7 @@ from pathlib import Path
 import datasets
 import pytest
 from tiny_model import dozen_rows, save_base
+from tiny_run import Run, finished_run
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from training.base_model import BaseModel, find_base
@@ -44,3 +45,9 @@ def tokenizer(base_folder: Path) -> PreTrainedTokenizerBase:
 @pytest.fixture(scope="session")
 def rows() -> list[TokenRow]:
     return dozen_rows()
+
+
+@pytest.fixture(scope="session")
+def first(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The finished run; who changes it takes a copy."""
+    return finished_run(base_folder, tmp_path_factory.mktemp("pipeline"))

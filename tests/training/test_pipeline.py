@@ -10,111 +10,26 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 from peft import PeftModel
 from rich.console import Console
 from safetensors.torch import load_file
-from tiny_encoder import save_encoder
 from tiny_model import ROOT
+from tiny_run import Run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bundle.base_check import check_base
-from bundle.digests import adapter_digest
-from bundle.errors import BundleError
-from bundle.manifest import HELD_OUT_FILE
-from bundle.read import ROUTER_HEAD, Bundle, read_bundle
+from bundle.read import read_bundle
 from demo.rows import make_rows
-from evaluation.gradient_router import GradientRouter
-from router.load import load_router
 from router.semantic import SemanticRouter
 from training.errors import TrainingError
-from training.held_out import label_held_out
 from training.inputs import read_inputs
-from training.pipeline import cluster, train
-from training.planning import plan_clusters
 from training.progress import Narrator
-from training.recipe import Recipe, read_recipe
-from training.stage_one import warm_up
-from training.stage_store import StageStore
-from training.stage_two import read_assignment
-from training.world import World
-
-BAD_ROWS = [{"instruction": "Add.", "output": ""}, {"question": "?"}]
-
-
-@dataclass
-class Run:
-    """A recipe's values, and a way to run it."""
-
-    given: dict[str, Any]
-    said: list[str] = field(default_factory=list)
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.given["output"])
-
-    def recipe(self, **changes: Any) -> Recipe:
-        return read_recipe(None, self.given | {key.replace("__", "."): v for key, v in changes.items()}, [])
-
-    def train(self, **changes: Any) -> Bundle:
-        screen = io.StringIO()
-        try:
-            return train(self.recipe(**changes), Narrator(Console(file=screen, width=200, highlight=False)))
-        finally:
-            self.said.append(screen.getvalue())
-
-    def kept(self) -> dict[str, bool]:
-        """Which stages the last run kept, by their titles."""
-        kept = {}
-        for line in self.said[-1].splitlines():
-            if line.startswith(("Stage", "Bundle")):
-                title, done, _ = line.partition(": done before, kept")
-                kept[title.split(" (")[0]] = bool(done)
-        return kept
-
-    def copied_to(self, folder: Path) -> Run:
-        shutil.copytree(self.folder, folder)
-        return Run(self.given | {"output": str(folder)})
-
-
-@pytest.fixture(scope="module")
-def first(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A finished run on 120 demo rows and two that can't be used."""
-    folder = tmp_path_factory.mktemp("pipeline")
-    rows = make_rows(24, 0, "train")
-    lines = [json.dumps(row) for row in [*rows[:50], BAD_ROWS[0], *rows[50:], BAD_ROWS[1]]]
-    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
-    run = Run(
-        {
-            "data.files": [str(folder / "rows.jsonl")],
-            "data.licenses": ["mit"],
-            "base.model": str(base_folder),
-            "base.dtype": "float32",
-            "lora.rank": 4,
-            "lora.alpha": 8,
-            "split.validation_at_least": 16,
-            "split.probe_at_least": 24,
-            "warmup.at_least_steps": 10,
-            "warmup.learning_rate": 5e-3,
-            "clusters.k_max": 3,
-            "clusters.n_init": 2,
-            "clusters.max_epochs": 2,
-            "clusters.min_rows": 1,
-            "experts.epochs": 1,
-            "experts.learning_rate": 1e-3,
-            "router.encoder": str(save_encoder(folder / "encoder")),
-            "router.max_tokens": 64,
-            "output": str(folder / "run"),
-        }
-    )
-    run.train()
-    return run
+from training.recipe import Recipe
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -254,125 +169,6 @@ def test_too_many_bad_rows_stop_before_any_stage(first: Run, tmp_path: Path) -> 
     with pytest.raises(TrainingError, match=r"2 of 122 rows can't be used"):
         run.train()
     assert not (tmp_path / "run").exists()
-
-
-def test_held_out_rows_another_router_and_a_fallback_on_everything(first: Run, tmp_path: Path) -> None:
-    run = first.copied_to(tmp_path / "run")
-    unseen, seen = make_rows(8, 0, "routing"), make_rows(24, 0, "train")[:3]
-    held_out = tmp_path / "held_out.jsonl"
-    held_out.write_text("\n".join(json.dumps(row) for row in [*unseen, *seen]) + "\n")
-    changes = {
-        "data__held_out": [str(held_out)],
-        "data__held_out_texts": False,
-        "fallback__train": "everything",
-    }
-    bundle = run.train(**changes, router__kind="keyword", router__target_agreement=0.99)
-    kept = run.kept()
-    assert {title for title, done in kept.items() if not done and title != "Bundle"} == {
-        "Stage II: 40 held-out rows",
-        next(title for title in kept if title.startswith("Stage III: the fallback, on all")),
-        next(title for title in kept if title.startswith("Stage III: keyword router")),
-    }
-    assert "left out 3 rows of data.held_out" in run.said[-1]
-    assert "don't show it at any confidence, so the router never abstains" in "".join(
-        run.said[-1].split("\n")
-    )
-    manifest = bundle.manifest
-    assert (manifest.fallback.kind, manifest.router.kind, manifest.router.encoder) == (
-        "everything",
-        "keyword",
-        None,
-    )
-    assert not (bundle.router_folder / "model.onnx").exists()
-    calibration = manifest.calibration
-    assert (calibration.target_agreement, calibration.threshold) == (0.99, None)
-    lines = pq.read_table(bundle.folder / HELD_OUT_FILE).to_pylist()
-    assert [line["part"] for line in lines] == ["validation"] * (len(lines) - 40) + ["held_out"] * 40
-    assert {line["text"] for line in lines} == {None} == {line["response"] for line in lines}
-    uses = [line["use"] for line in lines]
-    assert uses.count("teach") == uses[-40:].count("teach") == 13
-    assert calibration.fitted_rows == uses.count("fit") == (len(lines) - 13) // 2
-    assert calibration.held_out_rows == uses.count("judge")
-    router = load_router(bundle)
-    judged = [
-        (row["instruction"] + ("\n" + row["input"] if row["input"] else ""), line)
-        for row, line in zip(unseen, lines[-40:], strict=True)
-        if line["use"] == "judge"
-    ]
-    right = router.probabilities([text for text, _ in judged]).argmax(1) == [
-        line["label"] for _, line in judged
-    ]
-    others = calibration.held_out_rows - len(judged)
-    assert calibration.agreement is not None
-    assert right.sum() <= round(calibration.agreement * calibration.held_out_rows) <= right.sum() + others
-    warmup = json.loads((run.folder / "stages" / "fallback" / "adapter_config.json").read_text())
-    assert warmup["r"] == manifest.lora.rank
-    assert adapter_digest(run.folder / "stages" / "fallback") == manifest.fallback.digest
-    assert adapter_digest(run.folder / "stages" / "warmup") != manifest.fallback.digest
-
-
-def test_a_gradient_router_is_trained_to_be_compared_with(first: Run, tmp_path: Path) -> None:
-    run = first.copied_to(tmp_path / "run")
-    bundle = run.train(router__kind="gradient")
-    kept = run.kept()
-    assert {title for title, done in kept.items() if not done and title != "Bundle"} == {
-        next(title for title in kept if title.startswith("Stage III: gradient router"))
-    }
-    assert "the service refuses its bundle" in " ".join(run.said[-1].split())
-    manifest = bundle.manifest
-    assert (manifest.router.kind, manifest.router.encoder, manifest.router.cascade) == (
-        "gradient",
-        None,
-        None,
-    )
-    head = load_file(bundle.folder / ROUTER_HEAD)["W"]  # [K, d]
-    assert head.shape == (len(manifest.experts), manifest.router.hidden)
-    assert torch.allclose(head.norm(dim=1), torch.ones(len(head)), atol=1e-4)
-    router = GradientRouter(
-        read_inputs(run.recipe(), Narrator()), run.folder / "stages", manifest.label_order
-    )
-    lines = [
-        line for line in pq.read_table(bundle.folder / HELD_OUT_FILE).to_pylist() if line["use"] == "judge"
-    ]
-    found = router.probabilities([line["text"] for line in lines]).argmax(1)
-    assert manifest.calibration.agreement == pytest.approx(
-        float((found == [line["label"] for line in lines]).mean()), abs=1.1 / len(lines)
-    )
-    report = json.loads((bundle.folder / "report" / "report.json").read_text())
-    assert set(report["router"]["kinds"]) == {"semantic", "embedding", "keyword", "gradient"}
-    with pytest.raises(BundleError, match=r"needs the base model itself for every prompt"):
-        load_router(bundle)
-
-
-def test_held_out_rows_get_the_labels_that_the_assignment_gives(first: Run, tmp_path: Path) -> None:
-    run = first.copied_to(tmp_path / "run")
-    narrator = Narrator(Console(file=io.StringIO()))
-    inputs = read_inputs(run.recipe(), narrator)
-    known = inputs.pick(inputs.split.validation)  # the assignment has labelled them already
-    inputs = replace(inputs, held_out=known, held_out_digest="validation rows")
-    store = StageStore(run.folder / "stages", narrator, World())
-    warmup, plan = warm_up(inputs, store), plan_clusters(inputs, store)
-    clusters = cluster(inputs, store, warmup, plan)
-    assignment = read_assignment(clusters.assigned)
-    found = label_held_out(inputs, store, warmup, clusters.centroids, clusters.assigned, assignment)
-    count = len(known)
-    assert len(set(found.labels)) > 1
-    assert found.labels[count:].tolist() == found.labels[:count].tolist()
-    assert found.cosine[count:] == pytest.approx(found.cosine[:count], abs=1e-5)
-    assert found.margin[count:] == pytest.approx(found.margin[:count], abs=1e-5)
-
-
-def test_a_bundle_tells_its_held_out_rows_as_they_are_routed(first: Run) -> None:
-    lines = pq.read_table(first.folder / "bundle" / HELD_OUT_FILE).to_pylist()
-    by_origin = {
-        f"rows.jsonl:{number}": json.loads(line)
-        for number, line in enumerate(Path(first.given["data.files"][0]).read_text().splitlines(), start=1)
-    }
-    for line in lines:
-        row = by_origin[line["origin"]]
-        assert line["text"] == row["instruction"] + ("\n" + row["input"] if row["input"] else "")
-        assert line["response"].strip() == row["output"]
-        assert line["part"] == "validation"
 
 
 KILLED = """
