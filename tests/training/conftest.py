@@ -7,8 +7,8 @@ from pathlib import Path
 
 import datasets
 import pytest
+from tiny_line import Run, finished_run
 from tiny_model import dozen_rows, save_base
-from tiny_run import Run, finished_run
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from training.base_model import BaseModel, find_base

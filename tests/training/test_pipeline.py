@@ -18,8 +18,8 @@ import torch
 from peft import PeftModel
 from rich.console import Console
 from safetensors.torch import load_file
+from tiny_line import Run
 from tiny_model import ROOT
-from tiny_run import Run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bundle.base_check import check_base

@@ -12,7 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from tiny_run import Run
+from tiny_line import Run
 
 from bundle.digests import adapter_digest
 from bundle.errors import BundleError
