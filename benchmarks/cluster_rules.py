@@ -25,23 +25,23 @@ from transformers.utils import logging as transformers_logging
 
 from benchmarks.partition_losses import Losses, partition_losses, warmup_losses
 from benchmarks.redrawn_probes import RULES, redraw, share_by_k
-from evaluation.finished_run import FinishedRun
-from evaluation.partition import Partition
-from training.bundling import git_commit
-from training.calibration import Movement, calibrate
-from training.checkpoint import Checkpoint
-from training.cluster_count import choose_clusters
-from training.gradient_source import Recomputed
-from training.gradient_supply import row_gradients
-from training.gram import ProbeGradients
-from training.inputs import Inputs, read_inputs
+from evaluation.evidence.finished_run import FinishedRun
+from evaluation.seed.partition import Partition
+from training.bundling.bundle import git_commit
+from training.clusters.centroids import Movement, calibrate
+from training.clusters.count import choose_clusters
+from training.clusters.gram import ProbeGradients
+from training.clusters.row_orders import InCoordinates
+from training.gradients.source import Recomputed
+from training.gradients.supply import row_gradients
 from training.progress import Narrator, ignore_progress
 from training.recipe import read_recipe
-from training.router_head import fit_head
-from training.shuffles import InCoordinates
+from training.router.head import fit_head
+from training.run.checkpoint import Checkpoint
+from training.run.inputs import Inputs, read_inputs
+from training.run.processes import World
+from training.run.stages import Stage, StageResult, StageStore
 from training.stage_one import warm_up
-from training.stage_store import Stage, StageResult, StageStore
-from training.world import World
 
 _RESAMPLES = 10_000
 

@@ -31,7 +31,7 @@ from bundle.read import Bundle, read_bundle
 from demo.rows import SKILLS, make_rows, prompt_of
 from router.load import load_router
 from router.text import routed_text
-from service.environment import available_cores, prepare_environment
+from service.engine.environment import available_cores, prepare_environment
 
 RULES = ("last_user", "first_user")
 _TURNS = 10

@@ -13,7 +13,7 @@ from benchmarks.serving_client import Connection, ask_once, request_bytes
 from benchmarks.serving_load import PATH, TOKENS, Asked, body_of
 from benchmarks.serving_servers import BenchmarkError, Server
 from benchmarks.serving_windows import there_and_back
-from service.names import AUTO
+from service.request.names import AUTO
 
 NEIGHBOURS = 32
 _TOKENS = 4  # of a neighbour's answer

@@ -15,10 +15,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from training.base_model import find_base
+from training.models.base_model import find_base
 from training.recipe import BaseSection, LoraSection
-from training.rendering import TokenRow, render, use_chat_template
-from training.rows import Row, parse_row
+from training.rows.reading import Row, parse_row
+from training.rows.rendering import TokenRow, render, use_chat_template
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("GRADIENTSPACE_SHARED", ROOT.parent / "shared"))

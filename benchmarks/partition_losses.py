@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.experts import train_adapter
-from evaluation.finished_run import FinishedRun
-from evaluation.partition import ORACLE, ROUTER, Model, Partition, alone, one_expert_each
-from evaluation.rerun import Rerun
-from evaluation.scoring import score
-from training.stage_store import StageStore
+from evaluation.evidence.finished_run import FinishedRun
+from evaluation.evidence.rerun import Rerun
+from evaluation.seed.experts import train_adapter
+from evaluation.seed.partition import ORACLE, ROUTER, Model, Partition, alone, one_expert_each
+from evaluation.seed.scoring import score
+from training.run.stages import StageStore
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 
-from training.cluster_count import choose_clusters
+from training.clusters.count import choose_clusters
+from training.clusters.silhouette_grid import best_of, silhouette_grid
+from training.clusters.spherical_kmeans import spectrum_of
 from training.recipe import ClustersSection
-from training.silhouette_grid import best_of, silhouette_grid
-from training.spherical_kmeans import spectrum_of
 
 RULES = ("paper", "routed")
 

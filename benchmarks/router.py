@@ -49,10 +49,10 @@ from bundle.read import ROUTER_HEAD, Bundle, read_bundle
 from router.cascade import CascadeRouter
 from router.encoder_graph import TOKENIZER_FILE
 from router.protocol import Router
-from training.encoder import Encoder
 from training.errors import TrainingError
-from training.inputs import Inputs
-from training.router_quality import coverage_at, quality
+from training.models.encoder import Encoder
+from training.router.quality import coverage_at, quality
+from training.run.inputs import Inputs
 
 Say = Callable[[str], None]
 Record = dict[str, Any]

@@ -14,17 +14,17 @@ from benchmarks.serving_servers import BenchmarkError
 from bundle.errors import BundleError
 from bundle.manifest import RouterKind
 from bundle.read import ROUTER_HEAD, Bundle
-from evaluation.gradient_router import GradientRouter
+from evaluation.evidence.gradient_router import GradientRouter
 from router.encoder_graph import INT8_FILE, MODEL_FILE, TOKENIZER_FILE
 from router.load import load_other_router, load_router
 from router.protocol import Router
 from router.semantic import SemanticRouter
-from training.encoder import Encoder, load_encoder
 from training.errors import TrainingError
-from training.inputs import Inputs
-from training.router_export import write_router
-from training.router_head import Head, fit_head, fit_temperature
-from training.router_int8 import quantise
+from training.models.encoder import Encoder, load_encoder
+from training.router.export import write_router
+from training.router.head import Head, fit_head, fit_temperature
+from training.router.int8 import quantise
+from training.run.inputs import Inputs
 
 KINDS: tuple[RouterKind, ...] = ("keyword", "embedding", "semantic")
 

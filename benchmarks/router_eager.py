@@ -14,7 +14,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.router_timing import Window
-from training.encoder import Encoder, mean_pooled
+from training.models.encoder import Encoder, mean_pooled
 
 
 class _Classifier(PreTrainedModel):

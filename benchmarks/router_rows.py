@@ -14,10 +14,10 @@ from benchmarks.serving_servers import BenchmarkError
 from bundle.manifest import HELD_OUT_FILE
 from bundle.read import Bundle
 from training.errors import TrainingError
-from training.held_out import FIT, JUDGE, TEACH
-from training.inputs import Inputs, read_inputs
 from training.progress import Narrator
 from training.recipe import Recipe
+from training.router.held_out import FIT, JUDGE, TEACH
+from training.run.inputs import Inputs, read_inputs
 
 _ASSIGNMENTS = "report/assignments.parquet"
 _NEEDED = {"text", "response", "label", "use"}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from training.machine import Room
-from training.micro_batch_memory import micro_batch_memory
-from training.model_shape import ModelShape, read_shape
-from training.plan import Plan, RowCounts, draft_plan
+from training.memory.machine import Room
+from training.memory.micro_batch import micro_batch_memory
+from training.memory.model_shape import ModelShape, read_shape
+from training.memory.plan import Plan, RowCounts, draft_plan
+from training.memory.sizes import gigabytes
+from training.memory.stage_two import Need
 from training.recipe import ClustersSection
-from training.sizes import gigabytes
-from training.stage_two_memory import Need
 
 _SHAPES = Path(__file__).parents[1] / "recipes" / "shapes"
 _NAMES = ("llama-2-7b", "llama-3.2-1b", "smollm2-135m")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from bundle.read import read_bundle
-from service.base_model import checked_base
-from service.engine_args import engine_args
+from service.engine.arguments import engine_args
+from service.engine.base_model import checked_base
 
 
 def vllm_flags(bundle_folder: Path, service_flags: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ from benchmarks.serving_servers import BenchmarkError, Server
 from benchmarks.serving_windows import STREAMS, SamePrompt, Window
 from bundle.manifest import Manifest
 from service.headers import ROUTER_MS
-from service.names import AUTO
+from service.request.names import AUTO
 
 PATH = "/v1/chat/completions"
 _AT_ONCE = 16  # prompts in one request to the router, whose time is limited

@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.serving_flags import vllm_flags
-from service.environment import available_cores, prepare_environment
+from service.engine.environment import available_cores, prepare_environment
 from service.settings import ENV_PREFIX
 
 # The cache's size would otherwise follow the memory that is free at the moment. Without cached prefixes a

@@ -16,17 +16,17 @@ from torch.nn.functional import normalize
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.gradient_shapes import Shape, adapted, random_row
-from training.assignment import assign, compare_rows
-from training.calibration import Movement, calibrate
-from training.checkpoint import Checkpoint
-from training.cluster_count import choose_clusters
-from training.gradient_source import Recomputed
-from training.gradient_store import StoredGradients
-from training.gram import ProbeGradients
+from training.clusters.assignment import assign, compare_rows
+from training.clusters.centroids import Movement, calibrate
+from training.clusters.count import choose_clusters
+from training.clusters.gram import ProbeGradients
+from training.gradients.row_gradients import RowGradients
+from training.gradients.source import Recomputed
+from training.gradients.store import StoredGradients
 from training.recipe import ClustersSection
-from training.rendering import TokenRow
-from training.row_gradients import RowGradients
-from training.world import World
+from training.rows.rendering import TokenRow
+from training.run.checkpoint import Checkpoint
+from training.run.processes import World
 
 _CLUSTERS = 4
 _PROBE_ROWS = 96

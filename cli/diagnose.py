@@ -12,9 +12,9 @@ from cli.fail import fail
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from training.health_check import Check
+    from training.diagnosis.properties import Check
     from training.recipe import Recipe
-    from training.rendering import TokenRow
+    from training.rows.rendering import TokenRow
 
 
 def diagnose(
@@ -91,12 +91,12 @@ def recipe_of(run: Path) -> Recipe:
 def _checks(recipe: Recipe, adapter: Path | None, count: int) -> list[Check]:
     from transformers.utils import logging
 
-    from training.base_model import find_base
-    from training.diagnosis import diagnose as diagnose_adapter
-    from training.diagnosis import diagnose_base
+    from training.diagnosis.diagnosis import diagnose as diagnose_adapter
+    from training.diagnosis.diagnosis import diagnose_base
     from training.errors import TrainingError
-    from training.finetune import load_adapter, new_adapter
-    from training.rendering import use_chat_template
+    from training.models.base_model import find_base
+    from training.models.finetune import load_adapter, new_adapter
+    from training.rows.rendering import use_chat_template
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -129,8 +129,8 @@ def _checks(recipe: Recipe, adapter: Path | None, count: int) -> list[Check]:
 def _rows(tokenizer: PreTrainedTokenizerBase, recipe: Recipe, max_length: int, count: int) -> list[TokenRow]:
     """Render `count` rows, spread evenly over the data; for one that can't be used, the next that can."""
     from training.errors import RowsError
-    from training.rendering import TokenRow, render
-    from training.rows import read_rows
+    from training.rows.reading import read_rows
+    from training.rows.rendering import TokenRow, render
 
     read, _ = read_rows(recipe.data.files)
     rows: list[TokenRow] = []

@@ -79,15 +79,15 @@ def _table_one(
     recipe: Path | None, methods: str, seeds: int, given: dict[str, Any], settings: list[str]
 ) -> bool:
     from evaluation.methods.registry import METHODS, choose_methods
-    from evaluation.recipe import EvaluationRecipe
+    from evaluation.table_one.recipe import EvaluationRecipe
     from training.recipe import read_recipe_of
 
     chosen = choose_methods(methods)
     resolved = read_recipe_of(EvaluationRecipe, recipe, given, settings)
 
-    from evaluation.comparison import Comparison, compare
-    from evaluation.results import write_results
-    from evaluation.table_one import table_one
+    from evaluation.table_one.comparison import Comparison, compare
+    from evaluation.table_one.results import write_results
+    from evaluation.table_one.table import table_one
     from training.progress import Narrator
 
     assert resolved.output is not None

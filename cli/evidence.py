@@ -16,10 +16,10 @@ from cli.fail import fail
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from evaluation.exhibit import Exhibit
-    from evaluation.finished_run import FinishedRun
+    from evaluation.evidence.exhibit import Exhibit
+    from evaluation.evidence.finished_run import FinishedRun
     from training.progress import Narrator
-    from training.stage_store import StageStore
+    from training.run.stages import StageStore
 
 evidence = typer.Typer(
     name="evidence",
@@ -45,7 +45,7 @@ _HELD_OUT = 100  # held-out rows per skill and surface of the controlled suite
 @evidence.command("cluster-terms")
 def cluster_terms(run: Run, output: Output) -> None:
     """Table 2 and Figure 5: TF-IDF terms per cluster, and sources by cluster."""
-    from evaluation.cluster_terms import cluster_terms as measure
+    from evaluation.evidence.cluster_terms import cluster_terms as measure
 
     _make(output, run, lambda found, store: measure(found))
 
@@ -57,7 +57,7 @@ def inference_cost(
     prompts: Annotated[int, typer.Option("--prompts", min=1, help="Validation rows to answer.")] = 32,
 ) -> None:
     """Table 4: FLOPs and latency of one routed expert against the ensemble and ELREA."""
-    from evaluation.inference_cost import inference_cost as measure
+    from evaluation.evidence.inference_cost import inference_cost as measure
 
     _make(output, run, lambda found, store: measure(found, prompts))
 
@@ -73,8 +73,8 @@ def sentence_pairs(
     seed: Annotated[int, typer.Option("--seed", help="Of the draw.")] = 0,
 ) -> None:
     """Figure 4: gradient against embedding similarity of sentence pairs."""
-    from evaluation.sentence_pairs import read_pairs
-    from evaluation.sentence_pairs import sentence_pairs as measure
+    from evaluation.evidence.sentence_pairs import read_pairs
+    from evaluation.evidence.sentence_pairs import sentence_pairs as measure
 
     with _telling():
         drawn = read_pairs(pairs, count, seed)
@@ -84,7 +84,7 @@ def sentence_pairs(
 @evidence.command("variance")
 def variance(run: Run, output: Output) -> None:
     """Section 4: gradient variance within and across clusters, sources, text clusters and random parts."""
-    from evaluation.gradient_variance import variance_by_partition
+    from evaluation.evidence.gradient_variance import variance_by_partition
 
     _make(output, run, variance_by_partition)
 
@@ -97,8 +97,8 @@ def ablations(
     train: Train = True,
 ) -> None:
     """Label agreement, cohesion and held-out loss with one choice of Stages II and III changed at a time."""
-    from evaluation.ablations import ablations as measure
-    from evaluation.rerun import read_held_out
+    from evaluation.evidence.ablations import ablations as measure
+    from evaluation.evidence.rerun import read_held_out
 
     _make(
         output,
@@ -116,8 +116,8 @@ def cluster_cohesion(
     train: Train = True,
 ) -> None:
     """Figure 6: cohesion of the clusters, and loss of their experts, over K."""
-    from evaluation.cluster_cohesion import cluster_cohesion as measure
-    from evaluation.rerun import read_held_out
+    from evaluation.evidence.cluster_cohesion import cluster_cohesion as measure
+    from evaluation.evidence.rerun import read_held_out
 
     try:
         numbers = [int(number) for number in ks.split(",")]
@@ -135,8 +135,8 @@ def cluster_cohesion(
 @evidence.command("curves")
 def curves(run: Run, output: Output, held_out: HeldOut = None) -> None:
     """Held-out loss over the share of shared row visits, over rows per expert, and over routing errors."""
-    from evaluation.curves import curves as measure
-    from evaluation.rerun import read_held_out
+    from evaluation.evidence.curves import curves as measure
+    from evaluation.evidence.rerun import read_held_out
 
     _make(
         output,
@@ -158,8 +158,8 @@ def regimes(
     """
     import demo
     from demo.conflict import make_conflict_rows
-    from evaluation.regimes import Dials
-    from evaluation.regimes import regimes as measure
+    from evaluation.evidence.conflict_suite import Dials
+    from evaluation.evidence.conflict_suite import regimes as measure
 
     dials, seeds = (
         (Dials((0.0, 0.5, 1.0), (60, 240), (4, 1)), range(2))
@@ -180,7 +180,7 @@ def regimes(
 
 def _make(output: Path, run: Path, measure: Callable[[FinishedRun, StageStore], Exhibit]) -> None:
     """Measure one exhibit of a finished run, and end with 1 if a part of it failed."""
-    from evaluation.finished_run import read_run
+    from evaluation.evidence.finished_run import read_run
 
     with _telling():
         narrator, store = _store(output)
@@ -192,8 +192,8 @@ def _store(output: Path) -> tuple[Narrator, StageStore]:
     from transformers.utils import logging
 
     from training.progress import Narrator
-    from training.stage_store import StageStore
-    from training.world import World
+    from training.run.processes import World
+    from training.run.stages import StageStore
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -91,8 +91,8 @@ def pack(
     try:
         adapters = _named_folders(adapter)
         # Only now what takes seconds to import: a wrong flag is told at once.
-        from training.packing import Packing
-        from training.packing import pack as run
+        from training.pack.pack import Packing
+        from training.pack.pack import pack as run
         from training.progress import Narrator
         from training.recipe import BaseSection
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from training.plan import Plan
+    from training.memory.plan import Plan
     from training.recipe import Recipe
 
 
@@ -47,8 +47,8 @@ def plan(
     """
     from cli.fail import fail
     from training.errors import TrainingError
+    from training.memory.sizes import budgets
     from training.recipe import read_recipe
-    from training.sizes import budgets
 
     given: dict[str, Any] = {"data.files": data, "base.model": base_model}
     given = {key: value for key, value in given.items() if value}
@@ -73,10 +73,10 @@ def plan(
 
 
 def _plan(recipe: Recipe, rows: int | None, processes: int) -> Plan:
-    from training.machine import measure_room
-    from training.model_shape import read_shape
-    from training.plan import count_rows, draft_plan
-    from training.rows import read_rows
+    from training.memory.machine import measure_room
+    from training.memory.model_shape import read_shape
+    from training.memory.plan import count_rows, draft_plan
+    from training.rows.reading import read_rows
 
     room = measure_room(recipe.clusters, recipe.output or Path(), processes)
     shape = read_shape(recipe.base.model, recipe.lora.rank, recipe.base.revision)
@@ -90,7 +90,7 @@ def _print_table(made: Plan) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from training.sizes import gigabytes
+    from training.memory.sizes import gigabytes
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
@@ -128,6 +128,6 @@ def _taken(taken: bool, reason: str) -> str:
 
 
 def _phases(made: Plan) -> str:
-    from training.sizes import gigabytes
+    from training.memory.sizes import gigabytes
 
     return ", ".join(f"{name} {gigabytes(size)}" for name, size in made.phases.items())

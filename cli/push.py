@@ -33,8 +33,8 @@ def push(
     opened = opened_bundle(bundle)
     from rich.filesize import decimal
 
-    from training.publishing import PushError
-    from training.publishing import push as upload
+    from training.bundling.push import PushError
+    from training.bundling.push import push as upload
 
     if (opened.folder / "report").is_dir():
         typer.echo("The bundle's report/ shows rows of its training data; it is uploaded too.", err=True)

@@ -64,8 +64,8 @@ def train(
     """
     from cli.fail import fail
     from training.errors import TrainingError
+    from training.memory.sizes import budgets
     from training.recipe import Recipe, read_recipe, resolved_values
-    from training.sizes import budgets
 
     if help_recipe:
         for key, value, tag, why in resolved_values(Recipe()):

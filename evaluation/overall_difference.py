@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.bootstrap import Difference, paired_differences
+from evaluation.intervals import Difference, paired_differences
 
 _RESAMPLES = 2000
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evaluation.exact_match import is_match
-from evaluation.results import write_whole
+from evaluation.answers.exact_match import is_match
+from evaluation.table_one.results import write_whole
 from training.errors import RowsError, TrainingError
 from training.progress import Narrator
-from training.rows import Message, Row, parse_row, records
+from training.rows.reading import Message, Row, parse_row, records
 
 _TIMEOUT_SECONDS = 300
 _AUTO = "auto"

@@ -10,26 +10,26 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from service import errors
-from service.admission import Admission
-from service.auth import Access, Authentication
-from service.body_limit import BodyLimit
-from service.decision import Decider
-from service.dispatch import Dispatch
-from service.identity import Identity
-from service.in_flight import InFlight
-from service.lifecycle import Lifecycle
-from service.metrics import Metrics
-from service.observed import Observed
-from service.one_per_turn import OnePerTurn
-from service.request_text import RequestTexts
+from service.dispatch.dispatch import Dispatch
+from service.layers.auth import Access, Authentication
+from service.layers.body_limit import BodyLimit
+from service.layers.observation import Observed
+from service.layers.request_id import Identity
+from service.lifecycle.in_flight import InFlight
+from service.lifecycle.lifecycle import Lifecycle
+from service.request.decision import Decider
+from service.request.limits import Admission
+from service.request.routed_text import RequestTexts
 from service.routes import admin, catalog, health, openapi, playground, route
+from service.routes.one_per_turn import OnePerTurn
 from service.settings import Settings
 from service.shortcut import Shortcut
+from service.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from bundle.read import Bundle
-    from service.reload import Reloader
-    from service.spans import Tracer
+    from service.telemetry.spans import Tracer
+    from service.versions.reload import Reloader
 
 
 @dataclass(frozen=True)

@@ -10,24 +10,24 @@ from router.prompt_memory import PromptMemory
 from router.protocol import Router
 from router.served import ServedRouter
 from router.text import PromptReader
-from service.admission import Admission, Limits
 from service.app import Service, build_app
-from service.auth import Access
-from service.decision import Decider
-from service.dispatch import Dispatch
-from service.engine import LoadedBundle, RunningEngine
-from service.in_flight import InFlight
-from service.lifecycle import Lifecycle
-from service.metrics import Metrics
-from service.mistakes import RequestModels
-from service.names import ModelNames
-from service.reload import Reloader, ReloadMetrics
-from service.request_text import RequestTexts
+from service.dispatch.dispatch import Dispatch
+from service.engine.engine import LoadedBundle, RunningEngine
+from service.engine.request_models import RequestModels
+from service.layers.auth import Access
+from service.lifecycle.in_flight import InFlight
+from service.lifecycle.lifecycle import Lifecycle
+from service.request.decision import Decider
+from service.request.limits import Admission, Limits
+from service.request.names import ModelNames
+from service.request.routed_text import RequestTexts
 from service.settings import Settings
-from service.versions import Version
+from service.telemetry.metrics import Metrics
+from service.versions.reload import Reloader, ReloadMetrics
+from service.versions.versions import Version
 
 if TYPE_CHECKING:
-    from service.spans import Tracer
+    from service.telemetry.spans import Tracer
 
 
 class Assembly:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from bundle.read import Bundle
 from service import logs
-from service.names import AUTO
+from service.request.names import AUTO
 
 _TICK_SECONDS = 10.0  # ours: a log gets a line this often, a terminal sees the seconds run
 

@@ -24,21 +24,21 @@ from router.protocol import Router
 from service import console
 from service.app import build_metrics_app
 from service.assembly import Assembly
-from service.auth import Access, read_access
-from service.base_model import checked_base
-from service.ending import wait_for_the_end
-from service.engine import RunningEngine, running_engine
-from service.engine_args import engine_args
-from service.environment import available_cores, prepare_environment, quiet_libraries
-from service.family import descendants, end_leftovers
-from service.fingerprints import check_fingerprints
-from service.lifecycle import Lifecycle
-from service.listening import bound_socket, listening
+from service.engine.arguments import engine_args
+from service.engine.base_model import checked_base
+from service.engine.engine import RunningEngine, running_engine
+from service.engine.environment import available_cores, prepare_environment, quiet_libraries
+from service.engine.fingerprints import check_fingerprints
+from service.engine.worker_processes import descendants, end_leftovers
+from service.http_server import bound_socket, listening
+from service.layers.auth import Access, read_access
+from service.lifecycle.lifecycle import Lifecycle
+from service.lifecycle.shutdown import wait_for_the_end
+from service.lifecycle.signals import Signals, StoppedError
 from service.logs import configure_logging
 from service.settings import Settings
-from service.signals import Signals, StoppedError
-from service.tracing import trace_protocol, tracing
-from service.versions import Versions
+from service.telemetry.tracing import trace_protocol, tracing
+from service.versions.versions import Versions
 
 _WATCH_SECONDS = 0.25  # ours: how soon a dead engine is noticed without a request
 _log = logging.getLogger(__name__)

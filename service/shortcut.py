@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.allowlist import ENDPOINTS
+from service.request.endpoints import ENDPOINTS
 
 
 class Shortcut:

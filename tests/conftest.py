@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from bundle.manifest import Manifest
+from bundle.read import Bundle, read_bundle
+from service.engine.base_model import checked_base
+
 ROOT = Path(__file__).parents[1]
 
 # A tenth of the demo: real stages, less of each.
@@ -53,6 +57,21 @@ def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("--output", str(folder / "run"), *settings),
     )
     return folder / "run" / "bundle"
+
+
+@pytest.fixture(scope="session")
+def bundle(demo_bundle: Path) -> Bundle:
+    return read_bundle(demo_bundle)
+
+
+@pytest.fixture(scope="session")
+def manifest(bundle: Bundle) -> Manifest:
+    return bundle.manifest
+
+
+@pytest.fixture(scope="session")
+def base(bundle: Bundle) -> Path:
+    return checked_base(bundle, None)
 
 
 def _run(*arguments: str) -> None:

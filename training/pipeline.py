@@ -15,22 +15,32 @@ from transformers.utils import logging as transformers_logging
 from bundle.errors import BundleError
 from bundle.manifest import Calibration, RoutedText, RouterRecord
 from bundle.read import Bundle, read_bundle
-from training.assignment import Assignment
-from training.bundling import Expert, Fallback, Parts, Report, git_commit, package_versions, write_bundle
-from training.cluster_examples import cluster_examples
-from training.cluster_quality import cluster_quality
+from training.bundling.bundle import (
+    Expert,
+    Fallback,
+    Parts,
+    Report,
+    git_commit,
+    package_versions,
+    write_bundle,
+)
+from training.clusters.assignment import Assignment
+from training.clusters.norm_shares import norm_shares
+from training.clusters.quality import cluster_quality
+from training.clusters.terms import top_terms
 from training.errors import TrainingError
-from training.gradient_supply import GradientSupply
-from training.held_out import HeldOut, held_out_table, label_held_out
-from training.inputs import Inputs, read_inputs
-from training.norm_shares import norm_shares
-from training.plan import Plan
-from training.planning import plan_clusters
+from training.gradients.supply import GradientSupply
+from training.memory.plan import Plan
+from training.memory.planning import plan_clusters
 from training.progress import Narrator
 from training.recipe import Recipe
-from training.router_making import OTHERS
+from training.report.examples import cluster_examples
+from training.router.held_out import HeldOut, held_out_table, label_held_out
+from training.router.making import OTHERS
+from training.run.inputs import Inputs, read_inputs
+from training.run.processes import World, join_world
+from training.run.stages import StageResult, StageStore
 from training.stage_one import warm_up
-from training.stage_store import StageResult, StageStore
 from training.stage_three import expert_name, train_experts, train_fallback, train_router, train_shared
 from training.stage_two import (
     ASSIGNMENTS,
@@ -42,8 +52,6 @@ from training.stage_two import (
     read_gram,
     start_clusters,
 )
-from training.terms import top_terms
-from training.world import World, join_world
 
 
 def train(recipe: Recipe, narrator: Narrator) -> Bundle:

@@ -55,7 +55,7 @@ class BaseSection(_Section):
         "trained and served in; auto: bfloat16 on CUDA, float32 on CPU. Stage II is always float32",
     )
     chat_template: Path | None = _choice(
-        None, "ours", "a Jinja file; none: the tokenizer's own, else training/chat_template.jinja"
+        None, "ours", "a Jinja file; none: the tokenizer's own, else training/rows/chat_template.jinja"
     )
 
 

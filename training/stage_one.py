@@ -6,11 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from training.adapter_check import check_adapter
-from training.finetune import Schedule, new_adapter
-from training.inputs import Inputs
-from training.stage_store import Stage, StageResult, StageStore
-from training.tuning import tune
+from training.gradients.plain_lora import check_adapter
+from training.models.finetune import Schedule, new_adapter
+from training.models.tuning import tune
+from training.run.inputs import Inputs
+from training.run.stages import Stage, StageResult, StageStore
 
 
 def warm_up(inputs: Inputs, store: StageStore) -> StageResult:

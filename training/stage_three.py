@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from training.assignment import Assignment
-from training.finetune import Schedule, load_adapter
-from training.held_out import HeldOut
-from training.inputs import Inputs
-from training.prompt_gradients import PromptGradients
+from training.clusters.assignment import Assignment
+from training.models.finetune import Schedule, load_adapter
+from training.models.tuning import tune
 from training.recipe import ExpertsSection
-from training.routed_rows import RoutedRows
-from training.router_making import make_router
-from training.stage_store import Stage, StageResult, StageStore, Work
-from training.tuning import tune
+from training.router.held_out import HeldOut
+from training.router.making import make_router
+from training.router.prompt_gradients import PromptGradients
+from training.router.rows import RoutedRows
+from training.run.inputs import Inputs
+from training.run.stages import Stage, StageResult, StageStore, Work
 
 
 def expert_name(label: int) -> str:

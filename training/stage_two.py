@@ -16,20 +16,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from training.assignment import Assignment, assign, compare_rows
-from training.calibration import Movement, calibrate
-from training.checkpoint import Checkpoint
-from training.cluster_count import choose_clusters
-from training.diagnosis import diagnose, require_healthy
-from training.gradient_source import make_unit_
-from training.gradient_supply import GradientSupply, row_gradients
-from training.gram import FactorShares, ProbeGradients
-from training.inputs import Inputs
-from training.plan import Plan
-from training.report import cluster_facts, write_assignments
-from training.shuffles import InCoordinates, shuffle_agreement
-from training.stage_store import Stage, StageResult, StageStore
-from training.world import World
+from training.clusters.assignment import Assignment, assign, compare_rows
+from training.clusters.centroids import Movement, calibrate
+from training.clusters.count import choose_clusters
+from training.clusters.gram import FactorShares, ProbeGradients
+from training.clusters.row_orders import InCoordinates, shuffle_agreement
+from training.diagnosis.diagnosis import diagnose, require_healthy
+from training.gradients.source import make_unit_
+from training.gradients.supply import GradientSupply, row_gradients
+from training.memory.plan import Plan
+from training.report.report import cluster_facts, write_assignments
+from training.run.checkpoint import Checkpoint
+from training.run.inputs import Inputs
+from training.run.processes import World
+from training.run.stages import Stage, StageResult, StageStore
 
 ASSIGNMENTS = "assignments.parquet"
 _CENTROIDS = "centroids.safetensors"

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.cluster import Birch
 
-from evaluation.experts import train_adapter, train_partition
 from evaluation.methods.elrea_paper import mean_directions
 from evaluation.methods.protocol import Method, Tuning
-from evaluation.partition import ROUTER, Fitted, Partition
-from evaluation.projected_gradients import of_instruction, projected_gradients
-from evaluation.seed_run import SeedRun
+from evaluation.seed.experts import train_adapter, train_partition
+from evaluation.seed.partition import ROUTER, Fitted, Partition
+from evaluation.seed.projected_gradients import of_instruction, projected_gradients
+from evaluation.seed.seed_run import SeedRun
 
 _BASE_SHARE = (
     0.5  # ours: of the row visits; theirs has twice the visits of one LoRA, which would be no comparison

@@ -8,9 +8,9 @@ from scipy.special import softmax
 
 from evaluation.methods.gradientspace import gradient_experts
 from evaluation.methods.protocol import Method, Tuning
-from evaluation.partition import ORACLE, ROUTER, Fitted
-from evaluation.projected_gradients import of_instruction, projected_gradients
-from evaluation.seed_run import SeedRun
+from evaluation.seed.partition import ORACLE, ROUTER, Fitted
+from evaluation.seed.projected_gradients import of_instruction, projected_gradients
+from evaluation.seed.seed_run import SeedRun
 
 
 class ElreaPaper(Method):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from evaluation.experts import train_partition
 from evaluation.methods.protocol import Method, Tuning
-from evaluation.partition import Fitted, Model, Partition, one_expert_each
-from evaluation.seed_run import SeedRun
+from evaluation.seed.experts import train_partition
+from evaluation.seed.partition import Fitted, Model, Partition, one_expert_each
+from evaluation.seed.seed_run import SeedRun
 
 
 class GradientSpace(Method):

@@ -7,10 +7,10 @@ from typing import Any
 
 from evaluation.methods.gradientspace import gradient_experts
 from evaluation.methods.protocol import Method, Tuning
-from evaluation.partition import Fitted, Model, alone
-from evaluation.seed_run import SeedRun
-from training.finetune import load_adapter
-from training.stage_store import Stage
+from evaluation.seed.partition import Fitted, Model, alone
+from evaluation.seed.seed_run import SeedRun
+from training.models.finetune import load_adapter
+from training.run.stages import Stage
 
 MERGED = "merged"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
-from evaluation.partition import Fitted
-from evaluation.seed_run import SeedRun
+from evaluation.seed.partition import Fitted
+from evaluation.seed.seed_run import SeedRun
 
 Tuning = Literal["adapters", "all weights", "none"]
 

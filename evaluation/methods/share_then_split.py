@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from evaluation.experts import train_adapter, train_partition
 from evaluation.methods.gradientspace import gradient_clusters
 from evaluation.methods.protocol import Method, Tuning
-from evaluation.partition import Fitted, Partition, one_expert_each
-from evaluation.seed_run import SeedRun
+from evaluation.seed.experts import train_adapter, train_partition
+from evaluation.seed.partition import Fitted, Partition, one_expert_each
+from evaluation.seed.seed_run import SeedRun
 
 
 @dataclass(frozen=True)

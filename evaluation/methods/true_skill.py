@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from evaluation.experts import train_partition
 from evaluation.methods.protocol import Method, Tuning
-from evaluation.partition import Fitted, one_expert_each
-from evaluation.seed_run import SeedRun
+from evaluation.seed.experts import train_partition
+from evaluation.seed.partition import Fitted, one_expert_each
+from evaluation.seed.seed_run import SeedRun
 from training.errors import TrainingError
 
 

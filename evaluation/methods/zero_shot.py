@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from evaluation.methods.protocol import Method, Tuning
-from evaluation.partition import Fitted, Model, alone
-from evaluation.seed_run import SeedRun
+from evaluation.seed.partition import Fitted, Model, alone
+from evaluation.seed.seed_run import SeedRun
 
 
 class ZeroShot(Method):

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from service.errors import BadRequestError
-from service.json_object import parse_object
+from service.request.json_body import parse_object
 
 router = APIRouter()
 

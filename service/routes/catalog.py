@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from service.names import AUTO
+from service.request.names import AUTO
 
 router = APIRouter()
 _STARTED = int(time.time())

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from service.openapi import document
+from service.routes.openapi_document import document
 
 router = APIRouter()
 

@@ -7,9 +7,9 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict
 
-from service.content_type import check_content_type
 from service.errors import BadRequestError
-from service.json_object import parse_object
+from service.request.content_type import check_content_type
+from service.request.json_body import parse_object
 
 router = APIRouter()
 

@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from small_bundle import make_base, make_bundle
+
+from tests.stand_ins.small_bundle import make_base, make_bundle
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from small_bundle import make_base
 
 from bundle.base_check import check_base
 from bundle.errors import BundleError
 from bundle.read import read_bundle
+from tests.stand_ins.small_bundle import make_base
 
 
 def test_the_base_of_training_passes(pristine: Path, base: Path) -> None:

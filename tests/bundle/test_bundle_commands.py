@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import typer
-from small_bundle import reseal
 from typer.testing import CliRunner
 
 from bundle.read import read_bundle
 from cli.inspect import inspect
 from cli.route import route
 from router.load import load_router
+from tests.stand_ins.small_bundle import reseal
 
 ROOT = Path(__file__).parents[2]
 

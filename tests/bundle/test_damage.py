@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from small_bundle import edit_manifest, reseal
 
 from bundle.errors import BundleError
 from bundle.read import read_bundle
+from tests.stand_ins.small_bundle import edit_manifest, reseal
 
 ADAPTER = "experts/expert-1/adapter_model.safetensors"
 HEAD = "router/head.safetensors"

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from peft import LoraConfig, get_peft_model
-from small_bundle import LABELS, edit_manifest, made_up_fingerprints, reseal
 from transformers import LlamaForCausalLM
 
 from bundle.base_check import check_base
 from bundle.digests import adapter_digest
 from bundle.errors import BundleError
 from bundle.read import read_bundle
+from tests.stand_ins.small_bundle import LABELS, edit_manifest, made_up_fingerprints, reseal
 
 
 def refusal(folder: Path) -> str:

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_stand_in import TOKEN, Branch, Hub, Repository, running_hub
-from small_bundle import reseal
 
 from bundle.read import read_bundle
-from training.publishing import PushError
-from training.publishing import push as upload
+from tests.stand_ins.hub_stand_in import TOKEN, Branch, Hub, Repository, running_hub
+from tests.stand_ins.small_bundle import reseal
+from training.bundling.push import PushError
+from training.bundling.push import push as upload
 
 ROOT = Path(__file__).parents[2]
 

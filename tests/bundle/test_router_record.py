@@ -12,12 +12,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
-from small_bundle import edit_manifest, reseal
 
 from bundle.errors import BundleError
 from bundle.manifest import MANIFEST_FILE
 from bundle.read import ROUTER_INT8, ROUTER_MODEL, read_bundle
 from router.load import load_other_router, load_router
+from tests.stand_ins.small_bundle import edit_manifest, reseal
 
 SINCE = {
     "router": ("precision", "int8_first", "cascade"),

@@ -44,8 +44,8 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     import torch
     from peft import IA3Config, get_peft_model
 
-    from training.base_model import find_base
-    from training.finetune import new_adapter
+    from training.models.base_model import find_base
+    from training.models.finetune import new_adapter
     from training.recipe import BaseSection, LoraSection
 
     base = find_base(BaseSection(model=str(BASE), dtype="float32"))

@@ -55,11 +55,11 @@ def test_ks_that_are_no_numbers_are_told(tmp_path: Path) -> None:
 def test_a_part_that_failed_makes_the_exit_code_say_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from evaluation.exhibit import Exhibit, Table
+    from evaluation.evidence.exhibit import Exhibit, Table
 
     exhibit = Exhibit("x", "X", [Table("x", ("a",), [("1",)])], {}, failures=["Figure 5: no source."])
-    monkeypatch.setattr("evaluation.finished_run.read_run", lambda folder, narrator: None)
-    monkeypatch.setattr("evaluation.cluster_terms.cluster_terms", lambda run: exhibit)
+    monkeypatch.setattr("evaluation.evidence.finished_run.read_run", lambda folder, narrator: None)
+    monkeypatch.setattr("evaluation.evidence.cluster_terms.cluster_terms", lambda run: exhibit)
     done = CliRunner().invoke(app, ["evidence", "cluster-terms", "x", "--output", str(tmp_path)])
     assert done.exit_code == 1
     assert "Figure 5: no source." in done.output

@@ -10,9 +10,9 @@ import subprocess
 import pytest
 import yaml
 from compose_spec import PyCompose
-from deploy_files import ROOT, compose, dockerfile_value
 
 from service.settings import Settings
+from tests.stand_ins.deploy_files import ROOT, compose, dockerfile_value
 
 MAIN = "docker-compose.yml"
 ADDED = ("deploy/compose/cuda.yml", "deploy/compose/api-keys.yml")

@@ -10,9 +10,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
-from deploy_files import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tests.stand_ins.deploy_files import ROOT
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 REQUIREMENTS = ROOT / "requirements"

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from deploy_files import ROOT
 
 from bundle.manifest import MANIFEST_FILE, Manifest
+from tests.stand_ins.deploy_files import ROOT
 
 
 @pytest.mark.slow

@@ -11,10 +11,10 @@ import kubernetes_validate
 import pytest
 import yaml
 from cloudcoil.models.prometheus_operator.v1 import ServiceMonitor
-from deploy_files import KUBERNETES, dockerfile_value, manifests, pod
 
 from service.routes import health
 from service.settings import Settings
+from tests.stand_ins.deploy_files import KUBERNETES, dockerfile_value, manifests, pod
 
 OLDEST, NEWEST = "1.30", "1.37"
 CONTAINER: dict[str, Any] = pod()["containers"][0]

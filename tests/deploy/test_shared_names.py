@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from deploy_files import KUBERNETES, ROOT, compose, manifests, pod
 
 from service.settings import Settings
+from tests.stand_ins.deploy_files import KUBERNETES, ROOT, compose, manifests, pod
 
 FILES = [
     ROOT / "Dockerfile",

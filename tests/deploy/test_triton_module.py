@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from deploy_files import ROOT
 
 from deploy.triton_module.build import DRIVER, compile_module
 from deploy.triton_module.cc import MODULE
+from tests.stand_ins.deploy_files import ROOT
 
 CC = ROOT / "deploy" / "triton_module" / "cc.py"
 SOURCE = "#include <Python.h>\n#include <given.h>\nint cuInit(unsigned);\nint answer(void) { return cuInit(GIVEN); }\n"

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import datasets
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))  # tiny_model and tiny_encoder stand there
-
-from tiny_comparison import Files, make_files
+from tests.stand_ins.tiny_comparison import Files, make_files
 
 
 @pytest.fixture(scope="session", autouse=True)

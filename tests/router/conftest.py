@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from router.semantic import SemanticRouter
-from training.encoder import Encoder, load_encoder
-from training.router_export import write_router
-from training.router_head import Head
+from training.models.encoder import Encoder, load_encoder
+from training.router.export import write_router
+from training.router.head import Head
 
 LABELS = ("expert-0", "expert-1", "expert-2", "expert-3")
 MAX_TOKENS = 48

@@ -19,7 +19,7 @@ from router.hashed_words import BUCKETS, hashed_words
 from router.keyword import KeywordRouter
 from router.protocol import Router
 from router.semantic import SemanticRouter
-from training.router_heads import write_head
+from training.router.other_kinds import write_head
 
 if TYPE_CHECKING:
     from conftest import Exported

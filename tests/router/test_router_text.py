@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from bundle.manifest import RoutedTextRule
 from router.chat_template import ChatTemplate
 from router.text import PromptReader, routed_text
-from training.rows import Row, parse_row
+from training.rows.reading import Row, parse_row
 
 INSTRUCTION = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}### Instruction:\n{{ m['content'] }}\n\n"

@@ -2,28 +2,10 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
-import httpx
-from test_dispatch import Setup
-
 from service import headers
-from service.app import build_app, build_metrics_app
-from service.auth import Access, Keys
-from service.settings import Settings
-
-
-def app_of(setup: Setup, clients: list[str], **given: Any) -> Any:
-    service = SimpleNamespace(bundle=SimpleNamespace(digest="0" * 12), lifecycle=setup.lifecycle)
-    settings = Settings.model_validate({"bundle": "b"} | given)
-    access = Access(Keys(clients), Keys([]))
-    return build_app(service, setup.dispatch, access, setup.metrics, settings, None)  # type: ignore[arg-type]
-
-
-async def request(app: Any, method: str, path: str, **more: Any) -> httpx.Response:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as client:
-        return await client.request(method, path, **more)
+from service.app import build_metrics_app
+from tests.stand_ins.app_setup import app_of, request
+from tests.stand_ins.dispatch_setup import Setup
 
 
 async def test_metrics_stand_on_the_main_port_or_on_their_own_but_never_on_both() -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import datasets
 import pytest
-from tiny_line import Run, finished_run
-from tiny_model import dozen_rows, save_base
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from training.base_model import BaseModel, find_base
+from tests.stand_ins.tiny_line import Run, finished_run
+from tests.stand_ins.tiny_model import dozen_rows, save_base
+from training.models.base_model import BaseModel, find_base
 from training.recipe import BaseSection
-from training.rendering import TokenRow
+from training.rows.rendering import TokenRow
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -18,18 +18,18 @@ import torch
 from peft import PeftModel
 from rich.console import Console
 from safetensors.torch import load_file
-from tiny_line import Run
-from tiny_model import ROOT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bundle.base_check import check_base
 from bundle.read import read_bundle
 from demo.rows import make_rows
 from router.semantic import SemanticRouter
+from tests.stand_ins.tiny_line import Run
+from tests.stand_ins.tiny_model import ROOT
 from training.errors import TrainingError
-from training.inputs import read_inputs
 from training.progress import Narrator
 from training.recipe import Recipe
+from training.run.inputs import read_inputs
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -174,7 +174,7 @@ def test_too_many_bad_rows_stop_before_any_stage(first: Run, tmp_path: Path) -> 
 KILLED = """
 import json, os, signal, sys
 import training.pipeline as pipeline
-import training.tuning as tuning
+import training.models.tuning as tuning
 from training.progress import Narrator
 from training.recipe import read_recipe
 

@@ -12,24 +12,24 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from tiny_line import Run
 
 from bundle.digests import adapter_digest
 from bundle.errors import BundleError
 from bundle.manifest import HELD_OUT_FILE
 from bundle.read import ROUTER_HEAD
 from demo.rows import make_rows
-from evaluation.gradient_router import GradientRouter
+from evaluation.evidence.gradient_router import GradientRouter
 from router.load import load_router
-from training.held_out import label_held_out
-from training.inputs import read_inputs
+from tests.stand_ins.tiny_line import Run
+from training.memory.planning import plan_clusters
 from training.pipeline import cluster
-from training.planning import plan_clusters
 from training.progress import Narrator
+from training.router.held_out import label_held_out
+from training.run.inputs import read_inputs
+from training.run.processes import World
+from training.run.stages import StageStore
 from training.stage_one import warm_up
-from training.stage_store import StageStore
 from training.stage_two import read_assignment
-from training.world import World
 
 
 def test_held_out_rows_another_router_and_a_fallback_on_everything(first: Run, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 from pydantic import BaseModel
-from tiny_model import ROOT
 
+from tests.stand_ins.tiny_model import ROOT
 from training.errors import RecipeError, TrainingError
 from training.recipe import Recipe, read_recipe, resolved_values
 

@@ -1,0 +1,1 @@
+"""The paper's other tables and figures, and ablations."""

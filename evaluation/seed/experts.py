@@ -1,0 +1,67 @@
+"""Train one adapter on some rows, or one per cluster of a partition: each a stage, so none is trained twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.seed.partition import Model, Partition
+from evaluation.seed.seed_run import SeedRun
+from training.errors import TrainingError
+from training.models.finetune import Schedule, finetune, load_adapter
+from training.run.stages import Stage, StageResult
+
+
+def train_adapter(
+    run: SeedRun,
+    name: str,
+    rows: Sequence[int] | NDArray[np.int64],
+    schedule: Schedule,
+    start: StageResult | Model | None = None,
+) -> Model:
+    """Train an adapter on these rows, from `start` (the warm-up adapter unless told otherwise).
+
+    Raises:
+        TrainingError: there is no row, or the loss is no number.
+
+    """
+    begin = run.warmup if start is None else start
+    places = [int(place) for place in rows]
+    if not places:
+        raise TrainingError(f"{name}: no row belongs to it, so it can't be trained. Use fewer clusters.")
+
+    def work(folder: Path) -> dict[str, Any]:
+        assert begin.folder is not None
+        model = load_adapter(run.inputs.base, begin.folder, trainable=True)
+        with run.store.narrator.bar("fine-tuning", schedule.steps(len(places)), "steps") as advance:
+            tuned = finetune(
+                model, run.inputs.tokenizer, run.pick(places), schedule, run.seed, folder, advance
+            )
+        run.store.narrator.say(f"    loss {tuned.first_loss:.3f} -> {tuned.last_loss:.3f}")
+        return asdict(tuned)
+
+    depends_on = {
+        "start": begin.digest,
+        "rows": places,
+        "schedule": asdict(schedule),
+        "seed": run.seed,
+    }
+    title = f"{name}: {len(places):,} rows, {schedule.steps(len(places))} steps at {schedule.learning_rate:g}"
+    stage = Stage(f"{name}-at-{schedule.learning_rate:g}", title, depends_on)
+    done = run.store.run(stage, work)
+    return Model(name, "adapter", done.folder, done.digest, int(done.facts["row_visits"]))
+
+
+def train_partition(
+    run: SeedRun, partition: Partition, schedule: Schedule, start: StageResult | Model | None = None
+) -> tuple[Model, ...]:
+    """Train an expert per cluster of a partition, on its own training rows (section 5.4.1)."""
+    return tuple(
+        train_adapter(run, f"{partition.name}-{label}", partition.members(run.train, label), schedule, start)
+        for label in range(partition.k)
+    )

@@ -1,0 +1,180 @@
+"""What all methods of one seed stand on: its rows, and the work that they share, done once when first asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from evaluation.seed.partition import Partition
+from training.clusters.assignment import Comparison, assign, compare_rows
+from training.gradients.source import Recomputed
+from training.gradients.supply import GradientSupply, row_gradients
+from training.memory.plan import Plan
+from training.memory.planning import plan_clusters
+from training.models.finetune import Schedule
+from training.router.head import fit_head
+from training.rows.rendering import TokenRow
+from training.run.inputs import Inputs
+from training.run.stages import Stage, StageResult, StageStore
+from training.stage_one import warm_up
+from training.stage_two import (
+    assign_rows,
+    calibrate_centroids,
+    check_gradients,
+    read_centroids,
+    start_clusters,
+)
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """What Stage II made: its result, and the labels [N + T] of all rows of the run and then of the test rows."""
+
+    assigned: StageResult
+    labels: NDArray[np.int64]
+    k: int
+
+
+class SeedRun:
+    """One seed's rows and shared stages; use as a context manager.
+
+    Rows have one numbering: the run's N rows (training and validation), then the T test rows. Whatever a method
+    says of rows (labels, weights) is an array over all N + T of them.
+    """
+
+    def __init__(self, inputs: Inputs, store: StageStore, test: Sequence[TokenRow]) -> None:
+        """Evaluate on `test` what was trained on `inputs`."""
+        self.inputs = inputs
+        self.store = store
+        self.rows: list[TokenRow] = [*inputs.rows, *test]
+        self.train = np.asarray(inputs.split.train)
+        self.validation = np.asarray(inputs.split.validation)
+        self.test = np.arange(len(inputs.rows), len(self.rows))
+        self.test_digest = _digest([[list(row.input_ids), row.prompt_length] for row in test])
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    @property
+    def seed(self) -> int:
+        """The recipe's seed."""
+        return self.inputs.recipe.seed
+
+    @property
+    def pad_id(self) -> int:
+        """The tokenizer's padding token."""
+        return int(self.inputs.tokenizer.pad_token_id)
+
+    def pick(self, places: Sequence[int] | NDArray[np.int64]) -> list[TokenRow]:
+        """Return the rows at these places."""
+        return [self.rows[int(place)] for place in places]
+
+    def schedule(self, learning_rate: float, share: float = 1.0) -> Schedule:
+        """Return the schedule of experts at this rate, for `share` of the row visits that every method has."""
+        section = self.inputs.recipe.experts
+        return Schedule(share * section.epochs, learning_rate, section.batch_rows)
+
+    @cached_property
+    def warmup(self) -> StageResult:
+        """The adapter that every method but zero-shot starts from."""
+        return warm_up(self.inputs, self.store)
+
+    @cached_property
+    def clusters(self) -> Clusters:
+        """Stage II on the training rows; every other row gets the cluster that its gradient, response seen, is in."""
+        inputs, store = self.inputs, self.store
+        start = start_clusters(inputs, store, self.warmup, self._checked, self.supply, self._plan)
+        centroids = calibrate_centroids(inputs, store, start, self.supply, self._plan)
+        assigned = assign_rows(inputs, store, centroids, self.supply)
+        return self._labelled(centroids, assigned)
+
+    @cached_property
+    def supply(self) -> GradientSupply:
+        """The gradients of the run's rows; `open` comes before the first use of its source."""
+        dimension = self._checked.facts["dimension"]
+        supply = GradientSupply(self.inputs, self.store, self.warmup, dimension, self._plan.gradients)
+        return self._stack.enter_context(supply)
+
+    def clear(self) -> None:
+        """Delete the gradients on disk: the seed is through, and its stages have what was made of them."""
+        if "supply" in self.__dict__:
+            self.supply.remove()
+
+    @cached_property
+    def embeddings(self) -> NDArray[np.float32]:
+        """The router's encoding of every row's routed text [N + T, H]."""
+        section, encoder = self.inputs.recipe.router, self.inputs.encoder
+        texts = [row.routed_text for row in self.rows]
+
+        def work(folder: Path) -> dict[str, Any]:
+            with self.store.narrator.bar("encoding prompts", len(texts), "rows") as advance:
+                found = encoder.embed(texts, section.max_tokens, advance)
+            save_file({"embeddings": found}, folder / "embeddings.safetensors")
+            return {"hidden": encoder.hidden}
+
+        depends_on = {"texts": _digest(texts), "encoder": encoder.sha256, "max_tokens": section.max_tokens}
+        done = self.store.run(Stage("embeddings", "Prompts, as the router reads them", depends_on), work)
+        return load_file(done.folder / "embeddings.safetensors")["embeddings"]
+
+    def routed(self, name: str, labels: NDArray[np.int64], k: int) -> Partition:
+        """Learn labels [N + T] of the training rows from their prompts, and route every row (section 5.4.2)."""
+        head = fit_head(self.embeddings[self.train], labels[self.train], k, self.seed)
+        return Partition(name, labels, head.logits(self.embeddings).argmax(1), k)
+
+    @cached_property
+    def _checked(self) -> StageResult:
+        return check_gradients(self.inputs, self.store, self.warmup)
+
+    @cached_property
+    def _plan(self) -> Plan:
+        return plan_clusters(self.inputs, self.store)
+
+    def _labelled(self, centroids: StageResult, assigned: StageResult) -> Clusters:
+        inputs, store = self.inputs, self.store
+        test = self.pick(self.test)
+        lengths = [len(row.input_ids) for row in test]
+
+        def work(folder: Path) -> dict[str, Any]:
+            self.supply.open()
+            points = read_centroids(centroids).to(self.supply.source.device)
+            alone = store.checkpoint(stage, inputs.recipe.clusters.checkpoint_seconds)
+            both = []
+            with store.narrator.bar("rows", len(self.rows), "rows") as advance:
+                both.append(compare_rows(self.supply.source, inputs.lengths, points, alone, advance))
+                with row_gradients(inputs, self.warmup) as gradients:
+                    source = Recomputed(gradients, test, store.world)
+                    part = store.checkpoint(stage, inputs.recipe.clusters.checkpoint_seconds, "test")
+                    both.append(compare_rows(source, lengths, points, part, advance))
+            # Merging and numbering look at the training rows alone: these are the labels that Stage II gave.
+            counted = np.zeros(len(self.rows), dtype=bool)
+            counted[self.train] = True
+            joined = Comparison(*(np.concatenate(pair) for pair in zip(*map(_columns, both), strict=True)))
+            done = assign(joined, counted, inputs.recipe.clusters.min_rows)
+            return {"labels": done.labels.tolist(), "k": done.k}
+
+        depends_on = {"assigned": assigned.digest, "test": self.test_digest}
+        stage = Stage("oracle", "Test rows: the cluster of each one's gradient, response seen", depends_on)
+        found = store.run(stage, work).facts
+        return Clusters(assigned, np.asarray(found["labels"]), int(found["k"]))
+
+
+def _columns(compared: Comparison) -> tuple[NDArray[np.float64], ...]:
+    return compared.cosines, compared.norm, compared.share_b
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

@@ -1,0 +1,126 @@
+"""Who answers: the named target, or the expert that the router chooses for each text."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from router.threaded import Classified
+from service import headers
+from service.request.names import ModelNames, Target
+
+Reason = Literal["routed", "named", "low_confidence", "router_error"]
+LISTED_PROMPTS = 128  # ours: about 3 KB of headers, below what proxies and Node take (4 to 16 KB)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Who answers one text, and why."""
+
+    target: Target
+    reason: Reason
+    confidence: float
+    probabilities: tuple[float, ...] = ()
+    """Over the K experts in label order; empty if the router did not run or failed."""
+    choice: Target | None = None
+    """The most probable expert, also where the fallback answers instead."""
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The decisions of one request, in prompt order, and what they cost."""
+
+    decisions: tuple[Decision, ...]
+    router_seconds: float
+    remembered: int = 0
+    """Texts whose routing was remembered."""
+    linear: int = 0
+    """Texts that a cascade's linear model routed."""
+
+    @property
+    def by_target(self) -> dict[Target, list[int]]:
+        """Which prompts (by their place) each target answers."""
+        places: dict[Target, list[int]] = {}
+        for place, decision in enumerate(self.decisions):
+            places.setdefault(decision.target, []).append(place)
+        return places
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """The decision headers of the answer; lists longer than LISTED_PROMPTS are left out."""
+        cost = (headers.ROUTER_MS, f"{1000 * self.router_seconds:.2f}")
+        if len(self.decisions) > LISTED_PROMPTS:
+            return [cost]
+        return [
+            (headers.EXPERT, ",".join(decision.target.name for decision in self.decisions)),
+            (headers.CONFIDENCE, ",".join(f"{decision.confidence:.4f}" for decision in self.decisions)),
+            (headers.REASON, ",".join(decision.reason for decision in self.decisions)),
+            cost,
+        ]
+
+
+class Classifier(Protocol):
+    """What decides with: `router.served.ServedRouter`."""
+
+    def at_once(self, text: str) -> Classified | None:
+        """Return the answer of a text that waits for nothing; None: it is for `classify`."""
+
+    def classify(self, texts: Sequence[str], since: float | None = None) -> Awaitable[Classified]:
+        """Return `[n, K]` probabilities and the seconds they took, `since` `at_once` was asked, if it was."""
+
+
+class Decider:
+    """Turns names and probabilities into decisions. It never fails a request."""
+
+    def __init__(self, names: ModelNames, classifier: Classifier, threshold: float | None) -> None:
+        """`threshold` is the manifest's: below it the fallback answers; None is the paper's argmax."""
+        self.names = names
+        self._classifier = classifier
+        self._threshold = threshold
+
+    def named(self, target: Target, prompts: int = 1) -> Decided:
+        """Return the decisions of a request that names its target, one for each of its prompts."""
+        return Decided((Decision(target, "named", 1.0),) * prompts, 0.0)
+
+    def at_once(self, text: str) -> Decided | None:
+        """Return the decision of a text that waits for nothing; None: it is for `routed`."""
+        try:
+            classified = self._classifier.at_once(text)
+            return None if classified is None else self._decided([text], classified)
+        except Exception:
+            return self._failed([text])
+
+    async def routed(self, texts: Sequence[str], since: float | None = None) -> Decided:
+        """Return one decision per text; `since` (perf_counter) `at_once` was asked for them and gave None."""
+        try:
+            return self._decided(texts, await self._classifier.classify(texts, since))
+        except Exception:
+            return self._failed(texts)
+
+    def _decided(self, texts: Sequence[str], classified: Classified) -> Decided:
+        probabilities = np.asarray(classified.probabilities, dtype=np.float64)  # [n, K]
+        expected = (len(texts), len(self.names.experts))
+        if probabilities.shape != expected or not np.isfinite(probabilities).all():
+            raise ValueError(f"the router gave {probabilities.shape} for {expected}, or not finite")
+        decisions = tuple(self._choose(row) for row in probabilities)
+        return Decided(decisions, classified.seconds, classified.remembered, classified.linear)
+
+    def _failed(self, texts: Sequence[str]) -> Decided:
+        """A router is a model: whatever it raises, the request is served, by the fallback."""
+        _log.exception("The router failed; the fallback answers")
+        return Decided((Decision(self.names.fallback, "router_error", 0.0),) * len(texts), 0.0)
+
+    def _choose(self, row: np.ndarray) -> Decision:
+        """Argmax of one row `[K]`; the fallback if it is below the threshold."""
+        best = int(row.argmax())
+        confidence = float(row[best])
+        everything = tuple(float(probability) for probability in row)
+        choice = self.names.experts[best]
+        if self._threshold is not None and confidence < self._threshold:
+            return Decision(self.names.fallback, "low_confidence", confidence, everything, choice)
+        return Decision(choice, "routed", confidence, everything, choice)

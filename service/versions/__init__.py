@@ -1,0 +1,1 @@
+"""One bundle after another, without a failed request."""

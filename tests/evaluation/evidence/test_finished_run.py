@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from evaluation.errors import EvidenceError
+from evaluation.evidence.finished_run import read_run
+from tests.stand_ins.tiny_comparison import silent
+from tests.stand_ins.tiny_seed_run import tiny_run, tiny_run_folder
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_run_folder(), tmp_path / "run"))
+
+
+def test_a_run_is_read_back_from_wherever_it_was_copied_to(copied: Path) -> None:
+    run = read_run(copied, silent())
+    assert run.stage("warmup").folder == copied / "stages" / "warmup"
+    assert run.assignment().labels.tolist() == tiny_run().assignment().labels.tolist()
+
+
+def test_a_folder_without_a_run_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(EvidenceError, match=r"run\.json can't be read"):
+        read_run(tmp_path, silent())
+    (tmp_path / "run.json").write_text('{"recipe": {"no": "such"}}')
+    with pytest.raises(EvidenceError, match="no recipe of this version"):
+        read_run(tmp_path, silent())
+
+
+def test_a_missing_stage_is_named(copied: Path) -> None:
+    shutil.rmtree(copied / "stages" / "assignment")
+    with pytest.raises(EvidenceError, match="stage 'assignment' is not there"):
+        read_run(copied, silent()).assignment()
+
+
+def test_rows_that_changed_since_are_noticed(copied: Path, tmp_path: Path) -> None:
+    record = json.loads((copied / "run.json").read_text())
+    rows = Path(record["recipe"]["data"]["files"][0]).read_text().splitlines(keepends=True)
+    fewer = tmp_path / "fewer.jsonl"
+    fewer.write_text("".join(rows[:-3]))
+    record["recipe"]["data"]["files"] = [str(fewer)]
+    (copied / "run.json").write_text(json.dumps(record))
+    with pytest.raises(EvidenceError, match=r"60 rows, and its files hold 57 now"):
+        read_run(copied, silent()).assignment()

@@ -1,0 +1,83 @@
+"""GS on the demo's own run: the prompt's gradient against the centroids that training left."""
+
+from __future__ import annotations
+
+from array import array
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.router_rows import training_inputs
+from bundle.read import read_bundle
+from evaluation.evidence.gradient_router import GradientRouter, finished_stage
+from training.errors import TrainingError
+from training.gradients.source import make_unit_
+from training.gradients.supply import row_gradients
+from training.progress import ignore_progress
+from training.rows.rendering import TokenRow, prompt_ids
+from training.run.inputs import Inputs
+from training.stage_two import read_centroids
+
+TEXTS = ["Tell a story about a mouse.", "How many apples are left?", "def add(a, b):"]
+
+
+@pytest.fixture(scope="module")
+def run(demo_bundle: Path) -> Path:
+    stages = demo_bundle.parent / "stages"
+    if not stages.is_dir():
+        pytest.skip("NOT TESTED: the bundle lies in no run folder")
+    return stages
+
+
+@pytest.fixture(scope="module")
+def inputs(demo_bundle: Path) -> Inputs:
+    return training_inputs(read_bundle(demo_bundle))
+
+
+@pytest.fixture(scope="module")
+def router(run: Path, inputs: Inputs, demo_bundle: Path) -> GradientRouter:
+    return GradientRouter(inputs, run, read_bundle(demo_bundle).manifest.label_order)
+
+
+def test_the_cosines_are_those_of_the_prompts_own_gradient(
+    router: GradientRouter, run: Path, inputs: Inputs
+) -> None:
+    centroids = read_centroids(finished_stage(run, "centroids"))  # [clusters, d], in their first order
+    rows = []
+    for text in TEXTS:
+        ids = prompt_ids(inputs.tokenizer, ({"role": "user", "content": text},))
+        rows.append(TokenRow("a prompt", None, text, array("i", ids), 1))
+    with row_gradients(inputs, finished_stage(run, "warmup")) as source:
+        unit = source.whole(rows)
+    make_unit_(unit)
+    expected = torch.sort((unit @ centroids.T).double(), dim=1).values.numpy()
+    found = np.sort(router.cosines(TEXTS), axis=1)
+    assert found.shape == (3, len(router.labels))
+    if expected.shape == found.shape:  # no cluster was merged
+        assert np.abs(found - expected).max() < 1e-4
+
+
+def test_labels_are_the_bundles_and_not_the_centroids_order(
+    router: GradientRouter, inputs: Inputs, demo_bundle: Path
+) -> None:
+    """On whole training rows the nearest centroid is the label itself: that is how Stage II made the labels."""
+    from benchmarks.router_rows import training_rows
+
+    labels = training_rows(read_bundle(demo_bundle), inputs).labels[:24]
+    rows = inputs.pick(list(inputs.split.train)[:24])
+    known = router._gradients
+    assert known._compared(rows, known.centroids, ignore_progress).argmax(1).tolist() == labels.tolist()
+
+
+def test_probabilities_sum_to_one_and_temperature_flattens_them(router: GradientRouter) -> None:
+    sharp, flat = (router.with_temperature(t).probabilities([*TEXTS, ""]) for t in (0.1, 10.0))
+    assert np.abs(sharp.sum(1) - 1).max() < 1e-5
+    assert (sharp.max(1) > flat.max(1)).all()
+    assert (sharp.argmax(1) == flat.argmax(1)).all()
+
+
+def test_a_run_without_its_stages_is_a_sentence(inputs: Inputs, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"warmup: there is no finished stage"):
+        GradientRouter(inputs, tmp_path, ("expert-0",))

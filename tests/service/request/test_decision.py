@@ -1,0 +1,106 @@
+"""Who decides and when: at once or later, by name, by the router, by the fallback where that fails or is unsure."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from router.threaded import Classified
+from service import headers
+from tests.stand_ins.dispatch_setup import Setup, WordRouter
+
+
+class AtOnce(WordRouter):
+    """Answers a single text in the turn of the loop in which it is asked, if `answers`."""
+
+    def __init__(self, answers: bool = True) -> None:
+        super().__init__()
+        self.answers = answers
+        self.tasks: list[int] = []
+        self.since: list[float | None] = []
+
+    def at_once(self, text: str) -> Classified | None:
+        self.tasks.append(len(asyncio.all_tasks()))
+        row = np.full((1, 3), 0.1, dtype=np.float32)
+        row[0, int(text[0])] = 0.8
+        return Classified(row, 0.0, linear=1) if self.answers else None
+
+    async def classify(self, texts: Sequence[str], since: float | None = None) -> Classified:
+        self.tasks.append(len(asyncio.all_tasks()))
+        self.since.append(since)
+        return await super().classify(texts)
+
+
+async def test_what_is_decided_at_once_starts_no_task() -> None:
+    router = AtOnce()
+    answer = await Setup(router).post("/v1/completions", {"prompt": "2 hello"})
+    assert answer.headers[headers.EXPERT] == "expert-2"
+    assert router.seen == []
+    waiting = AtOnce(answers=False)
+    answer = await Setup(waiting).post("/v1/completions", {"prompt": "2 hello"})
+    assert answer.headers[headers.EXPERT] == "expert-2"
+    assert waiting.seen == ["2 hello"]
+    alone, beside = waiting.tasks
+    assert router.tasks == [alone] < [beside]  # the router's own, and the one that sees the client leave
+
+
+async def test_a_router_that_waits_knows_since_when_it_was_asked() -> None:
+    router = AtOnce(answers=False)
+    before = time.perf_counter()
+    await Setup(router).post("/v1/completions", {"prompt": "2 hello"})
+    await Setup(router).post("/v1/completions", {"prompt": ["2 a", "2 b"]})
+    asked, of_list = router.since
+    assert asked is not None
+    assert before < asked < time.perf_counter()
+    assert of_list is None  # a list was never asked for at once
+
+
+@pytest.mark.parametrize("when", ["at once", "later"])
+@pytest.mark.parametrize("broken", [RuntimeError("boom"), "shape", "nan"])
+async def test_a_router_that_fails_never_fails_a_request(broken: object, when: str) -> None:
+    class Broken:
+        def at_once(self, text: str) -> Classified | None:
+            return self.fails([text]) if when == "at once" else None
+
+        async def classify(self, texts: Sequence[str], since: float | None = None) -> Classified:
+            return self.fails(texts)
+
+        def fails(self, texts: Sequence[str]) -> Classified:
+            if isinstance(broken, Exception):
+                raise broken
+            shape = (len(texts), 3 if broken == "nan" else 2)
+            return Classified(np.full(shape, np.nan if broken == "nan" else 0.5, dtype=np.float32), 0.001)
+
+    setup = Setup(Broken())
+    answer = await setup.post("/v1/completions", {"prompt": "1 hello"})
+    assert answer.status_code == 200
+    assert answer.json()["model"] == setup.names.fallback.engine_name
+    assert answer.headers[headers.EXPERT] == "fallback"
+    assert answer.headers[headers.REASON] == "router_error"
+    assert answer.headers[headers.CONFIDENCE] == "0.0000"
+    assert setup.count("fallbacks_total", reason="router_error") == 1
+    assert setup.count("router_seconds_count") == 0
+
+
+async def test_below_the_threshold_the_fallback_answers() -> None:
+    for threshold, expert, reason in [(None, "expert-1", "routed"), (0.9, "fallback", "low_confidence")]:
+        setup = Setup(threshold=threshold)
+        answer = await setup.post("/v1/completions", {"prompt": "1 hello"})
+        assert answer.headers[headers.EXPERT] == expert
+        assert answer.headers[headers.REASON] == reason
+        assert answer.headers[headers.CONFIDENCE] == "0.8000"
+        assert setup.count("fallbacks_total", reason="low_confidence") == (reason != "routed")
+
+
+async def test_a_named_expert_needs_no_router() -> None:
+    setup = Setup(WordRouter(RuntimeError("must not be asked")))
+    for name in ("expert-2", setup.names.experts[2].engine_name):
+        answer = await setup.post("/v1/completions", {"model": name, "prompt": "0 hello"})
+        assert answer.json()["model"] == setup.names.experts[2].engine_name
+        assert answer.headers[headers.REASON] == "named"
+    base = await setup.post("/v1/completions", {"model": "tiny", "prompt": "0 hello"})
+    assert (base.json()["model"], base.headers[headers.EXPERT]) == ("tiny", "tiny")

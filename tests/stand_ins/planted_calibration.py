@@ -1,0 +1,64 @@
+"""Made-up gradients around K directions, and a calibration of them in one line."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from tests.stand_ins.tiny_model import PlantedSource
+from training.clusters.centroids import Calibrated, Movement, calibrate
+from training.progress import Advance, ignore_progress
+from training.recipe import ClustersSection
+from training.run.checkpoint import Checkpoint
+from training.run.processes import World
+
+K, D, N = 3, 24, 150
+SECTION = ClustersSection(
+    batch_rows=16, cache_batches=2, beta=0.8, max_epochs=3, max_drift=1e-9, max_churn=1e-9
+)
+
+
+def planted_gradients(spread: float) -> Tensor:
+    """Rows of very different norm around K directions."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.linalg.qr(torch.randn(D, D, generator=generator))[0][:K]
+    labels = torch.randint(K, (N,), generator=generator)
+    noise = spread * torch.randn(N, D, generator=generator)
+    return (centres[labels] + noise) * torch.logspace(-2, 2, N)[:, None]
+
+
+def start_centroids() -> Tensor:
+    return normalize(torch.randn(K, D, generator=torch.Generator().manual_seed(3)), dim=1)
+
+
+def never() -> Checkpoint:
+    """One that is never due and finds nothing."""
+    return Checkpoint(Path("/nowhere"), "", math.inf, World())
+
+
+def run(
+    source: Tensor | PlantedSource,
+    section: ClustersSection = SECTION,
+    seed: int = 0,
+    *,
+    cache: str = "exact",
+    look_ahead: int = 1,
+    start: Tensor | None = None,
+    checkpoint: Checkpoint | None = None,
+    advance: Advance = ignore_progress,
+) -> Calibrated:
+    planted = PlantedSource(source) if isinstance(source, Tensor) else source
+    return calibrate(
+        planted,
+        range(len(planted.gradients)),
+        start_centroids() if start is None else start,
+        section,
+        Movement(cache, look_ahead),
+        seed,
+        checkpoint or never(),
+        advance,
+    )

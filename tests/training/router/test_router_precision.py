@@ -1,0 +1,164 @@
+"""Which precision is chosen, by decisions on held-out rows; on a real encoder that is too small to be good."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from rich.console import Console
+
+import training.router.precision as precision
+from router.encoder_graph import INT8_FILE, MODEL_FILE
+from tests.stand_ins.tiny_encoder import save_encoder
+from training.models.encoder import Encoder, load_encoder
+from training.progress import Narrator
+from training.router.export import write_router
+from training.router.head import Head
+from training.router.precision import ChosenPrecision, choose_precision
+from training.router.rows import JudgedRows
+
+ROWS = 2_000
+
+
+class Setup(NamedTuple):
+    folder: Path
+    encoder: Encoder
+    head: Head
+    held_out: JudgedRows
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Setup:
+    folder = tmp_path_factory.mktemp("precision")
+    save_encoder(folder / "encoder")
+    encoder = load_encoder(str(folder / "encoder"))
+    head = Head(np.eye(2, encoder.hidden, dtype=np.float32), np.zeros(2, np.float32))
+    write_router(folder / "router", encoder, head, ("a", "b"), ["add"], 16)
+    fitted = np.arange(ROWS) % 2 == 0
+    rows = JudgedRows(["add two numbers"] * ROWS, np.zeros(ROWS, np.int64), fitted)
+    return Setup(folder / "router", encoder, head, rows)
+
+
+@pytest.fixture
+def setup(exported: Setup, tmp_path: Path) -> Setup:
+    shutil.copytree(exported.folder, tmp_path / "router")
+    return exported._replace(folder=tmp_path / "router")
+
+
+def chosen(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, float32: NDArray[np.float32], int8: NDArray[np.float32]
+) -> tuple[ChosenPrecision, str]:
+    """What is chosen where the rows' scores are these `[n, 2]`; the graphs are real."""
+    monkeypatch.setattr(precision, "_scores", lambda *_: int8.astype(np.float32))
+    said = io.StringIO()
+    result = choose_precision(
+        setup.folder,
+        float32.astype(np.float32),
+        setup.head.logits,
+        setup.encoder.hidden,
+        ["add two numbers", "tell me a story"],
+        setup.encoder.tokens(16),
+        16,
+        setup.held_out,
+        Narrator(Console(file=said, width=300)),
+    )
+    return result, said.getvalue()
+
+
+def scores_with_margins(margins: NDArray[np.floating]) -> NDArray[np.floating]:
+    return np.stack([margins, np.zeros_like(margins)], axis=1)
+
+
+def test_int8_that_decides_the_same_takes_the_place(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    margins = np.linspace(0.01, 5, ROWS)
+    found, said = chosen(setup, monkeypatch, scores_with_margins(margins), scores_with_margins(0.9 * margins))
+    assert (found.precision, found.int8_first) == ("int8", None)
+    assert "int8 keeps 100.00% of 2,000 held-out decisions: it is used" in said
+    assert sorted(path.name for path in setup.folder.glob("*.onnx")) == [MODEL_FILE]
+    assert np.array_equal(found.scores[:, 0], (0.9 * margins).astype(np.float32))
+
+
+def test_int8_that_errs_where_it_is_unsure_comes_first(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    margins = np.random.default_rng(0).permutation(np.linspace(0.01, 5, ROWS))
+    # The unsure 2 % are decided otherwise.
+    float32 = scores_with_margins(np.where(margins < 0.1, -margins, margins))
+    found, said = chosen(setup, monkeypatch, float32, scores_with_margins(margins))
+    first = found.int8_first
+    assert found.precision == "float32"
+    assert first is not None
+    assert 0.05 < first.threshold < 0.11
+    assert first.unchanged >= 0.995
+    assert first.rows == ROWS // 2
+    assert "it answers the 9" in said
+    assert sorted(path.name for path in setup.folder.glob("*.onnx")) == [INT8_FILE, MODEL_FILE]
+    margins = margins.astype(np.float32)
+    doubtful = margins < first.threshold
+    assert np.array_equal(found.scores[doubtful], float32[doubtful].astype(np.float32))
+    assert np.array_equal(found.scores[~doubtful, 0], margins[~doubtful])
+    assert np.array_equal(found.alone, float32.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        # Errors at any margin: no set of surest rows is good enough.
+        (lambda margins: np.arange(len(margins)) % 20 == 0, "don't show 99.5% of them at any margin"),
+        # Errors up to a margin that a good third of the rows lie below.
+        (lambda margins: (margins < 1.9) & (np.arange(len(margins)) % 20 == 0), "% only, less than 95%"),
+    ],
+)
+def test_float32_stays_alone_and_says_why(
+    setup: Setup,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: Callable[[NDArray[np.floating]], NDArray[np.bool_]],
+    why: str,
+) -> None:
+    margins = np.random.default_rng(0).permutation(np.linspace(0.01, 5, ROWS))
+    float32 = scores_with_margins(np.where(changed(margins), -margins, margins))
+    found, said = chosen(setup, monkeypatch, float32, scores_with_margins(margins))
+    assert (found.precision, found.int8_first) == ("float32", None)
+    assert why in said
+    assert why in found.found["reason"]
+    assert "float32 stays" in said
+    assert sorted(path.name for path in setup.folder.glob("*.onnx")) == [MODEL_FILE]
+
+
+def test_what_costs_agreement_with_the_clusters_is_left(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    margins = np.linspace(0.01, 5, ROWS)
+    # Beside the unsure 2 %, which are as many in both halves, four sure ones in a thousand that chose no threshold.
+    wrong = (margins < 0.1) | (np.arange(ROWS) % 500 == 499)
+    float32 = scores_with_margins(np.where(wrong, -margins, margins))
+    labels = float32.argmax(axis=1)
+    judged = setup._replace(held_out=JudgedRows(setup.held_out.texts, labels, setup.held_out.fitted))
+    found, said = chosen(judged, monkeypatch, float32, scores_with_margins(margins))
+    assert found.int8_first is None
+    assert "points of agreement with the clusters: float32 stays" in said
+
+
+def test_the_scores_are_the_graphs_own(setup: Setup) -> None:
+    held_out = JudgedRows(
+        ["add two numbers", "tell me a story", ""] * 20, np.zeros(60, np.int64), np.arange(60) < 30
+    )
+    float32 = setup.head.logits(setup.encoder.embed(held_out.texts, 16))
+    found = choose_precision(
+        setup.folder,
+        float32,
+        setup.head.logits,
+        setup.encoder.hidden,
+        ["add two numbers"],
+        setup.encoder.tokens(16),
+        16,
+        held_out,
+        Narrator(Console(file=io.StringIO())),
+    )
+    assert found.found["rows"] == 60
+    assert found.scores.shape == (60, 2)
+    assert np.abs(found.scores - float32).max() < 0.3

@@ -1,0 +1,1 @@
+"""Writing, describing and uploading a bundle."""

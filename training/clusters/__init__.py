@@ -1,0 +1,1 @@
+"""From gradients to clusters (section 5.3)."""

@@ -1,0 +1,115 @@
+"""The final assignment: every row to its nearest centroid, tiny clusters merged (section 5.3.3, equation 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training.gradients.source import UnitGradients
+from training.progress import Advance
+from training.run.checkpoint import Checkpoint
+
+_PIECE_ROWS = 64  # between two chances of a checkpoint; enough to fill micro-batches with rows of one length
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Where every row went. Clusters are numbered by size, the largest first.
+
+    labels [N], cosine [N] to its own centroid, margin [N] to the runner-up, norm [N] of the raw gradient,
+    norm_share_b [N]: share of its squared norm that lies in the B factors.
+    """
+
+    labels: NDArray[np.int64]
+    cosine: NDArray[np.float64]
+    margin: NDArray[np.float64]
+    norm: NDArray[np.float64]
+    norm_share_b: NDArray[np.float64]
+    k: int
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All rows against the final centroids: cosines [N, K], norms [N], the share of B in their squares [N]."""
+
+    cosines: NDArray[np.float64]
+    norm: NDArray[np.float64]
+    share_b: NDArray[np.float64]
+
+
+def compare_rows(
+    source: UnitGradients,
+    lengths: Sequence[int],
+    centroids: Tensor,
+    checkpoint: Checkpoint,
+    advance: Advance,
+) -> Comparison:
+    """Compare every row (`lengths` [N] are their tokens) with unit centroids [K, d]; no gradient is kept."""
+    world, n, k = checkpoint.world, len(lengths), centroids.shape[0]
+    owners = np.asarray(source.owners(range(n)))
+    by_length = np.argsort(np.asarray(lengths), kind="stable")
+    mine = by_length[owners[by_length] == world.rank]
+    found = torch.zeros(n, k + 2, dtype=torch.float64)  # [N, K + 2]: cosines, norm, share of B
+    begin = 0
+    standing = checkpoint.load()
+    if standing is not None:
+        begin, found = standing.facts["done"], standing.tensors["found"]
+        advance(min(begin, len(mine)))
+    # All processes take the same number of turns: they save together.
+    most = max(np.bincount(owners, minlength=world.size)) if n else 0
+    for start in range(begin, int(most), _PIECE_ROWS):
+        piece = mine[start : start + _PIECE_ROWS].tolist()
+        if piece:
+            compared = source.compare(piece, centroids, advance)
+            columns = (compared.cosines, compared.norm[:, None], compared.share_b[:, None])
+            found[piece] = torch.cat([column.double().cpu() for column in columns], dim=1)
+        if checkpoint.due():
+            checkpoint.save({"done": start + _PIECE_ROWS}, {"found": found})
+    everyone = world.sum_(found).numpy()
+    return Comparison(everyone[:, :k], everyone[:, k], everyone[:, k + 1])
+
+
+def assign(compared: Comparison, counted: NDArray[np.bool_], min_rows: int) -> Assignment:
+    """Assign rows [N] to centroids by cosine.
+
+    Only the rows marked in `counted` [N] (the training rows, not the validation rows) make up a cluster's size.
+    A cluster smaller than `min_rows` is merged: each of its rows goes to its next best centroid.
+    """
+    kept, warnings = _merge_tiny(compared.cosines, counted, min_rows)
+    cosines = compared.cosines[:, kept]  # [N, K'], by size
+    ranked = np.sort(cosines, axis=1)
+    runner_up = ranked[:, -2] if len(kept) > 1 else np.full(len(cosines), -1.0)
+    return Assignment(
+        labels=cosines.argmax(1),
+        cosine=ranked[:, -1],
+        margin=ranked[:, -1] - runner_up,
+        norm=compared.norm,
+        norm_share_b=compared.share_b,
+        k=len(kept),
+        warnings=tuple(warnings),
+    )
+
+
+def _merge_tiny(
+    cosines: NDArray[np.float64], counted: NDArray[np.bool_], min_rows: int
+) -> tuple[list[int], list[str]]:
+    kept = list(range(cosines.shape[1]))
+    warnings: list[str] = []
+    while True:
+        labels = cosines[counted][:, kept].argmax(1)
+        sizes = np.bincount(labels, minlength=len(kept))
+        smallest = int(sizes.argmin())
+        if sizes[smallest] >= min_rows or len(kept) == 1:
+            # Largest first; sizes that are equal keep their order.
+            return [kept[place] for place in np.argsort(-sizes, kind="stable")], warnings
+        what = "is dead: no row" if sizes[smallest] == 0 else f"is tiny: only {sizes[smallest]} rows"
+        warnings.append(
+            f"A cluster {what} came to it (clusters.min_rows is {min_rows}); it was merged into the nearest others."
+        )
+        del kept[smallest]

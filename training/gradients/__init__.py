@@ -1,0 +1,1 @@
+"""The exact gradient of every row (section 5.3)."""

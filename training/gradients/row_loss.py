@@ -1,0 +1,129 @@
+"""The loss of each row, with the vocabulary touched at completion positions only (section 5.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from training.errors import AdapterRefused
+from training.rows.rendering import IGNORED, TokenRow
+
+_HEAD_CHUNK = 256  # positions whose logits exist at once
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Rows padded on the right to one length: three tensors [B, T].
+
+    The labels stay on the CPU: where there is something to predict is then known without waiting for the device.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+
+
+def pad_rows(rows: Sequence[TokenRow], pad_id: int, device: torch.device) -> TokenBatch:
+    """Pad rows to the longest among them."""
+    longest = max(len(row.input_ids) for row in rows)
+    input_ids = torch.full((len(rows), longest), pad_id, dtype=torch.long)  # [B, T]
+    labels = torch.full_like(input_ids, IGNORED)  # [B, T]
+    mask = torch.zeros_like(input_ids)  # [B, T]
+    for place, row in enumerate(rows):
+        length = len(row.input_ids)
+        input_ids[place, :length] = torch.tensor(row.input_ids)
+        labels[place, :length] = torch.tensor(row.labels)
+        mask[place, :length] = 1
+    return TokenBatch(input_ids.to(device, non_blocking=True), mask.to(device, non_blocking=True), labels)
+
+
+def attention_kernels(device: torch.device) -> AbstractContextManager[None]:
+    """Only the attention kernels that give a row the same gradient alone and in a padded batch, to rounding.
+
+    On the CPU the fused kernel is as exact as the plain one (tests/training/gradients/test_row_gradients.py) and skips
+    what is masked. On CUDA only the plain one is held to be; elsewhere the fused ones are known to differ.
+    """
+    if device.type == "cpu":
+        return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+def row_losses(base: PreTrainedModel, batch: TokenBatch) -> Tensor:
+    """Mean loss over each row's own completion tokens, [B].
+
+    `base` is the model under the PEFT wrapper, adapter layers in place. A row's loss depends on nothing but the
+    row: that is what makes the gradient of the sum over the batch a sum of the rows' own gradients. No attention
+    mask is given: padding stands on the right, and a causal model looks to the left only.
+    """
+    hidden = base.get_decoder()(input_ids=batch.input_ids, use_cache=False).last_hidden_state  # [B, T, h]
+    device = hidden.device
+    targets = batch.labels[:, 1:]  # [B, T-1]: position t predicts token t+1
+    row_of, position = torch.nonzero(targets != IGNORED, as_tuple=True)  # [n], [n]
+    wanted = targets[row_of, position].to(device, non_blocking=True)  # [n]
+    counts = torch.bincount(row_of, minlength=len(targets)).to(device, non_blocking=True)  # [B]
+    row_of, position = (where.to(device, non_blocking=True) for where in (row_of, position))
+    token_losses = _HeadLosses.apply(hidden[row_of, position], wanted, base.get_output_embeddings())  # [n]
+    return token_losses.new_zeros(len(targets)).index_add(0, row_of, token_losses) / counts
+
+
+class _HeadLosses(torch.autograd.Function):
+    """Cross entropy [n] of the head's logits at states [n, h], without ever holding logits [n, V].
+
+    A token's loss is differentiated right after it is computed, a chunk at a time: what is kept for the backward
+    pass is [n, h]. With 128,000 words in the vocabulary the logits would be sixty times that.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, wanted: Tensor, head: nn.Module) -> Tensor:
+        losses, slopes = [], []
+        for states_chunk, wanted_chunk in zip(
+            states.split(_HEAD_CHUNK), wanted.split(_HEAD_CHUNK), strict=True
+        ):
+            with torch.set_grad_enabled(ctx.needs_input_grad[0]):
+                leaf = states_chunk.detach().requires_grad_(ctx.needs_input_grad[0])
+                loss = cross_entropy(head(leaf).float(), wanted_chunk, reduction="none")
+            losses.append(loss.detach())
+            if ctx.needs_input_grad[0]:
+                slopes.append(torch.autograd.grad(loss, leaf, torch.ones_like(loss))[0])
+        if slopes:
+            ctx.save_for_backward(torch.cat(slopes))  # [n, h]
+        return torch.cat(losses)
+
+    @staticmethod
+    def backward(ctx: Any, of_losses: Tensor) -> tuple[Tensor, None, None]:  # [n]
+        (slopes,) = ctx.saved_tensors
+        return slopes * of_losses[:, None].to(slopes.dtype), None, None
+
+
+def check_head(base: PreTrainedModel, batch: TokenBatch) -> None:
+    """Check the gathered head against the model's own logits.
+
+    Raises:
+        AdapterRefused: this model computes its logits in another way than head(decoder(x)).
+
+    """
+    with torch.no_grad():
+        ours = row_losses(base, batch)  # [B]
+        logits = base(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
+        targets = batch.labels[:, 1:].to(logits.device)  # [B, T-1]
+        per_token = cross_entropy(
+            logits[:, :-1].float().transpose(1, 2),
+            targets,
+            reduction="none",
+            ignore_index=IGNORED,
+        )  # [B, T-1]
+        theirs = per_token.sum(1) / (targets != IGNORED).sum(1)  # [B]
+    error = float(((ours - theirs).abs() / theirs.abs().clamp_min(1e-6)).max())
+    if not error < 1e-4:
+        raise AdapterRefused(
+            f"{type(base).__name__}: the loss from its head at completion positions differs from the loss of its own "
+            f"logits by {error:.1e} (relative); Stage II would cluster wrong gradients. Use another base model."
+        )

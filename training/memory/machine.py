@@ -1,0 +1,96 @@
+"""What Stage II may take of this machine: memory, disk, processes."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from training.models.base_model import device
+from training.recipe import ClustersSection
+
+_MEMORY_SHARE = 0.6  # of the device's memory, if no budget is given: others live here too
+_DISK_SHARE = 0.5  # of what is free
+_MEGABYTE = 1 << 20
+_STATUS = Path("/proc/self/status")
+_CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+@dataclass(frozen=True)
+class Room:
+    """What Stage II may take: memory in each process, disk for all of them."""
+
+    memory_bytes: int
+    disk_bytes: int
+    processes: int = 1
+    resident_bytes: int = 0
+    """What each process holds already."""
+    on_cpu: bool = True
+
+
+def measure_room(section: ClustersSection, run: Path, processes: int = 1) -> Room:
+    """Measure what this process and this machine leave for Stage II; the recipe's budgets come first.
+
+    Without a budget, memory is 60 % of the accelerator's memory, or of the RAM or the control group's (container's)
+    limit if there is no accelerator; disk is half of what is free where the run folder lies.
+    """
+    return Room(
+        memory_bytes=_memory_budget(section.memory_budget_mb),
+        disk_bytes=_disk_budget(section.disk_budget_mb, run),
+        processes=processes,
+        resident_bytes=_process_bytes(),
+        on_cpu=device().type == "cpu",
+    )
+
+
+def give_back_memory() -> None:
+    """Give the system what is no longer used: fine-tuning leaves gigabytes of free pages in the heap."""
+    gc.collect()
+    with suppress(AttributeError):  # not glibc: nothing to give back
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _memory_budget(budget_mb: int | None) -> int:
+    if budget_mb is not None:
+        return budget_mb * _MEGABYTE
+    if device().type == "cuda":
+        return int(_MEMORY_SHARE * torch.cuda.get_device_properties(0).total_memory)
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(_MEMORY_SHARE * min([total, *_cgroup_limits()]))
+
+
+def _disk_budget(budget_mb: int | None, run: Path) -> int:
+    if budget_mb is not None:
+        return budget_mb * _MEGABYTE
+    place = run.absolute()
+    while not place.exists():
+        place = place.parent
+    return int(_DISK_SHARE * shutil.disk_usage(place).free)
+
+
+def _process_bytes() -> int:
+    if device().type == "cuda":
+        free, total = torch.cuda.mem_get_info()
+        return total - free
+    give_back_memory()
+    try:
+        status = _STATUS.read_text(encoding="utf-8")
+    except OSError:
+        return 0
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")))
+
+
+def _cgroup_limits() -> list[int]:
+    limits = []
+    for path in _CGROUPS:
+        try:
+            limits.append(int(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            continue  # there is none, or it says "max"
+    return limits

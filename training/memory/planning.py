@@ -1,0 +1,62 @@
+"""What Stage II will take, decided once for a run and kept: a rerun follows the plan that it began with."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from training.memory.machine import measure_room
+from training.memory.model_shape import read_shape
+from training.memory.plan import Plan, RowCounts, plan_stage_two
+from training.memory.sizes import gigabytes
+from training.run.inputs import Inputs
+from training.run.stages import Stage, StageStore
+
+_PLANNED_WITH = {
+    *("k", "k_max", "batch_rows", "cache_batches", "max_epochs", "micro_batch_tokens"),
+    *("cache", "gradients", "memory_budget_mb", "disk_budget_mb"),
+}
+
+
+def plan_clusters(inputs: Inputs, store: StageStore) -> Plan:
+    """Plan Stage II for these rows on this machine, before anything is trained.
+
+    Raises:
+        TrainingError: Stage II would not fit its budget, whatever is chosen.
+
+    """
+    recipe, section = inputs.recipe, inputs.recipe.clusters
+    rows = RowCounts(
+        total=len(inputs.rows),
+        train=len(inputs.split.train),
+        probe=len(inputs.split.probe),
+        longest=max(inputs.lengths),
+        longest_completion=max(len(row.input_ids) - row.prompt_length for row in inputs.rows),
+    )
+    room = measure_room(section, store.folder, store.world.size)
+    depends_on = {
+        "rows": asdict(rows),
+        "base": inputs.base.record.model_dump(),
+        "rank": recipe.lora.rank,
+        "clusters": section.model_dump(include=_PLANNED_WITH),
+        "memory": room.memory_bytes,  # the disk's free room is left out: a run changes it itself
+        "processes": store.world.size,
+    }
+
+    def work(folder: Path) -> dict[str, Any]:
+        shape = read_shape(str(inputs.base.folder), recipe.lora.rank)
+        plan = plan_stage_two(shape, section, rows, room)
+        return asdict(plan)
+
+    done = store.deal_out([(Stage("plan", "Stage II: what it will take", depends_on), work)])[0]
+    plan = Plan(**(done.facts | {"warnings": tuple(done.facts["warnings"])}))
+    say = store.narrator.say
+    say(
+        f"    d = {plan.dimension:,}; peak memory about {gigabytes(plan.peak_bytes)}, at most {plan.passes:.1f} passes"
+    )
+    say(f"    gradients: {plan.gradients} ({plan.gradients_reason})")
+    say(f"    cluster cache: {plan.cache} ({plan.cache_reason})")
+    for warning in plan.warnings:
+        store.narrator.warn(warning)
+    return plan

@@ -1,0 +1,1 @@
+"""The base model, the encoder, and fine-tuning."""

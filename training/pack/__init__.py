@@ -1,0 +1,1 @@
+"""A bundle from adapters that are there already."""

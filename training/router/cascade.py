@@ -1,0 +1,132 @@
+"""Fit the cascade's linear model to the encoder's own scores, and decide when it may answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+from scipy.sparse import csr_matrix
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import KFold
+
+from router.cascade import CHARACTERS_PER_TOKEN, margins, scores_of
+from router.hashed_words import BUCKETS, hashed_words
+from training.router.head import fit_temperature
+from training.router.quality import surest_share
+
+AGREES = 0.995
+"""How often the linear model must say what the encoder says, where it answers."""
+USEFUL_SHARE = 0.1
+"""Of the texts; below it, a second model and its file are not worth having."""
+MOST_LOST = 0.002
+"""Of the agreement with the labels, against the encoder alone."""
+_PENALTY = 0.1  # Ridge's alpha, on rows of length one
+_FOLDS = 5
+_MOST_CONFIDENT = 1 - 1e-9  # a margin can round it to 1, which would be no threshold
+
+Scores = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """A fitted model and when it answers; `columns` is W transposed `[buckets, K]`, `bias` `[K]`."""
+
+    columns: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    scale: float
+    shift: float
+    temperature: float
+    threshold: float | None
+    """None: it can't be shown to agree often enough."""
+    own_scores: Scores
+    """Of the rows that the threshold was chosen on `[m, K]`, each by a model that had not seen it."""
+
+    def scores(self, words: Sequence[NDArray[np.uint32]]) -> Scores:
+        """As the served model's, of texts' hashed words: `[n, K]`."""
+        return scores_of(words, self.columns, self.bias)
+
+    def confidence(self, scores: Scores) -> NDArray[np.float64]:
+        """As the served model's."""
+        return 1 / (1 + np.exp(-(self.scale * margins(scores) + self.shift)))
+
+    def answers(self, scores: Scores) -> NDArray[np.bool_]:
+        """Whether it answers `[n]`."""
+        if self.threshold is None:
+            return np.zeros(len(scores), dtype=bool)
+        return self.confidence(scores) >= self.threshold
+
+    def write(self, path: Path, label_order: tuple[str, ...]) -> None:
+        """Write the file that `router.cascade.HashedWordsModel` opens."""
+        save_file(
+            {
+                "W": np.ascontiguousarray(self.columns.T),
+                "b": self.bias,
+                "calibration": np.array([self.scale, self.shift, self.temperature], dtype=np.float64),
+            },
+            path,
+            metadata={"labels": json.dumps(list(label_order))},
+        )
+
+
+def words_of(texts: Sequence[str], max_tokens: int) -> list[NDArray[np.uint32]]:
+    """Return the hashed words of each text, as the service reads them."""
+    return [hashed_words(text, max_tokens * CHARACTERS_PER_TOKEN) for text in texts]
+
+
+def fit_cascade(
+    known: Sequence[NDArray[np.uint32]],
+    known_scores: Scores,
+    unseen: Sequence[NDArray[np.uint32]],
+    unseen_scores: Scores,
+    labels: NDArray[np.int64],
+    seed: int,
+) -> Cascade:
+    """Fit the model to the encoder's scores on two lots of rows, and its threshold on the second lot.
+
+    `known` are the training rows' words, `unseen` those of held-out rows with `labels` `[m]`; scores are the
+    encoder's `[N, K]` and `[m, K]`. They tell more than its decisions: a row that the encoder itself is unsure of
+    comes out with a small margin. Ridge regression, on rows of length one. For the threshold each held-out row is
+    scored by a model fitted without it (five folds), so all rows serve both ends.
+    """
+    columns, bias = _fit([*known, *unseen], np.vstack([known_scores, unseen_scores]))
+    own = np.zeros_like(unseen_scores)
+    for inner, outer in KFold(_FOLDS, shuffle=True, random_state=seed).split(unseen_scores):
+        fold = _fit(
+            [*known, *(unseen[place] for place in inner)], np.vstack([known_scores, unseen_scores[inner]])
+        )
+        own[outer] = scores_of([unseen[place] for place in outer], *fold)
+    agrees = own.argmax(axis=1) == unseen_scores.argmax(axis=1)
+    margin = margins(own)
+    scale, shift = _confidence(margin, agrees)
+    confidence = 1 / (1 + np.exp(-(scale * margin + shift)))
+    threshold = surest_share(confidence, agrees, AGREES) if scale > 0 else None
+    if threshold is not None:
+        threshold = min(threshold, _MOST_CONFIDENT)
+    sure = np.ones(len(own), dtype=bool) if threshold is None else confidence >= threshold
+    temperature = fit_temperature(own[sure], labels[sure])
+    return Cascade(columns, bias, scale, shift, temperature, threshold, own)
+
+
+def _fit(
+    words: Sequence[NDArray[np.uint32]], scores: Scores
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return W transposed `[buckets, K]` and b `[K]`."""
+    counts = [len(buckets) for buckets in words]
+    values = np.repeat(1 / np.sqrt(np.maximum(counts, 1)), counts)
+    places = np.concatenate([[0], np.cumsum(counts)])
+    rows = csr_matrix((values, np.concatenate(words), places), shape=(len(words), BUCKETS))
+    solved = Ridge(alpha=_PENALTY, solver="sparse_cg").fit(rows, scores - scores.mean(axis=1, keepdims=True))
+    return np.ascontiguousarray(solved.coef_.T, dtype=np.float32), solved.intercept_.astype(np.float32)
+
+
+def _confidence(margin: NDArray[np.float64], agrees: NDArray[np.bool_]) -> tuple[float, float]:
+    """Platt's two numbers: from a margin to the probability that the encoder agrees."""
+    if agrees.all() or not agrees.any():
+        return 1.0, 0.0  # nothing to tell apart; the order, which the threshold goes by, is the margin's
+    solved = LogisticRegression(C=np.inf).fit(margin[:, None], agrees)
+    return float(solved.coef_[0, 0]), float(solved.intercept_[0])

@@ -1,0 +1,169 @@
+"""Held-out rows: outside all training, labelled as Stage II labels, for the router to be fitted to and judged by."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from training.clusters.assignment import Assignment, compare_rows
+from training.clusters.centroid_order import centroid_of_label, nearest_rows
+from training.gradients.source import Recomputed
+from training.gradients.supply import row_gradients
+from training.router.head import drawn_half
+from training.router.rows import JudgedRows, RoutedRows
+from training.rows.rendering import TokenRow
+from training.run.inputs import Inputs
+from training.run.stages import Stage, StageResult, StageStore
+from training.stage_two import read_centroids
+
+TEACH, FIT, JUDGE = "teach", "fit", "judge"
+_LABELS = "labels.parquet"
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The validation rows, then those of `data.held_out`: n of them.
+
+    labels, cosine and margin [n] as in `Assignment`. use [n], drawn by the recipe's seed: `teach` the router's head,
+    as training rows do, is a third of `data.held_out`; the rest is in halves, to `fit` temperature and thresholds and
+    to `judge`. Whatever is reported of the router is measured on the last.
+    """
+
+    rows: Sequence[TokenRow]
+    labels: NDArray[np.int64]
+    cosine: NDArray[np.float64]
+    margin: NDArray[np.float64]
+    part: Sequence[str]
+    use: NDArray[np.str_]
+
+    @property
+    def teaching(self) -> RoutedRows:
+        """The rows that the head learns from, beside the training rows."""
+        places = np.flatnonzero(self.use == TEACH)
+        return RoutedRows([self.rows[place].routed_text for place in places], self.labels[places])
+
+    @property
+    def judged(self) -> JudgedRows:
+        """The others."""
+        places = np.flatnonzero(self.use != TEACH)
+        texts = [self.rows[place].routed_text for place in places]
+        return JudgedRows(texts, self.labels[places], self.use[places] == FIT)
+
+    @property
+    def digest(self) -> str:
+        """Of the labels and of what each row is used for."""
+        return hashlib.sha256(self.labels.tobytes() + "".join(self.use).encode()).hexdigest()
+
+
+def label_held_out(
+    inputs: Inputs,
+    store: StageStore,
+    warmup: StageResult,
+    centroids: StageResult,
+    assigned: StageResult,
+    assignment: Assignment,
+) -> HeldOut:
+    """Assign the rows of `data.held_out` as equation 9 did all others, and lay them beside the validation rows."""
+    validation = list(inputs.split.validation)
+    rows = inputs.pick(validation)
+    labels, cosine, margin = (
+        assignment.labels[validation],
+        assignment.cosine[validation],
+        assignment.margin[validation],
+    )
+    if inputs.held_out:
+        stage = _labelled(inputs, store, warmup, centroids, assigned, assignment)
+        table = pq.read_table(stage.folder / _LABELS)
+        rows += list(inputs.held_out)
+        labels = np.concatenate([labels, table["label"].to_numpy()])
+        cosine = np.concatenate([cosine, table["cosine"].to_numpy()])
+        margin = np.concatenate([margin, table["margin"].to_numpy()])
+    part = ["validation"] * len(validation) + ["held_out"] * len(inputs.held_out)
+    use = drawn_uses(len(validation), len(inputs.held_out), inputs.recipe.seed)
+    return HeldOut(rows, labels, cosine, margin, part, use)
+
+
+def drawn_uses(validation: int, held_out: int, seed: int) -> NDArray[np.str_]:
+    """Return what each of so many rows is used for `[validation + held_out]`, as `HeldOut` says."""
+    use = np.full(validation + held_out, JUDGE)
+    further = np.random.default_rng(seed).permutation(held_out)
+    use[validation + further[: held_out // 3]] = TEACH
+    others = np.flatnonzero(use != TEACH)
+    use[others[drawn_half(len(others), seed)]] = FIT
+    return use
+
+
+def _labelled(
+    inputs: Inputs,
+    store: StageStore,
+    warmup: StageResult,
+    centroids: StageResult,
+    assigned: StageResult,
+    assignment: Assignment,
+) -> StageResult:
+    depends_on = {
+        "centroids": centroids.digest,
+        "labels": assigned.facts["labels_sha256"],
+        "rows": inputs.held_out_digest,
+    }
+    stage = Stage("held_out", f"Stage II: {len(inputs.held_out):,} held-out rows", depends_on)
+    nearest = nearest_rows(assignment)
+    # Clusters were ordered and merged after their centroids were made: one known row of each says which is whose.
+    rows = [*inputs.pick(nearest), *inputs.held_out]
+
+    def work(folder: Path) -> dict[str, Any]:
+        with (
+            row_gradients(inputs, warmup) as gradients,
+            store.narrator.bar("rows", len(rows), "rows") as advance,
+        ):
+            compared = compare_rows(
+                Recomputed(gradients, rows, store.world),
+                [len(row.input_ids) for row in rows],
+                read_centroids(centroids).to(gradients.device),
+                store.checkpoint(stage, inputs.recipe.clusters.checkpoint_seconds),
+                advance,
+            )
+        of_label = centroid_of_label(compared.cosines[: len(nearest)], assignment.cosine[nearest])
+        cosines = compared.cosines[len(nearest) :, of_label]  # [n, K]
+        ranked = np.sort(cosines, axis=1)
+        runner_up = ranked[:, -2] if len(of_label) > 1 else np.full(len(cosines), -1.0)
+        columns = {"label": cosines.argmax(1), "cosine": ranked[:, -1], "margin": ranked[:, -1] - runner_up}
+        pq.write_table(pa.table(columns), folder / _LABELS)
+        return {"rows": len(cosines)}
+
+    return store.run(stage, work)
+
+
+def held_out_table(inputs: Inputs, held_out: HeldOut) -> pa.Table:
+    """Return what the bundle keeps of the held-out rows, one line each.
+
+    origin, source, part (`validation` or `held_out`), use (`teach`, `fit` or `judge`), label, cosine, margin; text
+    (what the router reads) and response, null where the recipe keeps them out.
+    """
+    told = inputs.recipe.data.held_out_texts
+    rows = held_out.rows
+    return pa.table(
+        {
+            "origin": [row.origin for row in rows],
+            "source": pa.array([row.source for row in rows], pa.string()),
+            "part": list(held_out.part),
+            "use": held_out.use,
+            "label": held_out.labels,
+            "cosine": held_out.cosine,
+            "margin": held_out.margin,
+            "text": pa.array([_encodable(row.routed_text) if told else None for row in rows], pa.string()),
+            "response": pa.array([inputs.words_of(row)[1] if told else None for row in rows], pa.string()),
+        }
+    )
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")  # JSON can carry lone surrogates, Parquet can't

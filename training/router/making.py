@@ -1,0 +1,221 @@
+"""Make the router that the recipe names: fit it, make it fast, calibrate it, judge it, write its files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bundle.manifest import ENCODING_KINDS, Calibration, RouterKind, RouterRecord
+from bundle.read import ROUTER_CASCADE, ROUTER_HEAD
+from router.embedding import cosines
+from router.keyword import shared_words
+from router.softmax import softmax
+from training.models.encoder import Encoder
+from training.progress import Narrator
+from training.recipe import RouterSection
+from training.router.cascade import Cascade, Scores, fit_cascade, words_of
+from training.router.cascade_judgement import judge_cascade
+from training.router.confidence import calibrate_router
+from training.router.export import write_router
+from training.router.head import Head, fit_head, fit_temperature
+from training.router.other_kinds import keywords, mean_embeddings, write_head
+from training.router.precision import ChosenPrecision, choose_precision
+from training.router.prompt_gradients import PromptGradients
+from training.router.quality import coverage_at, coverage_curve, quality
+from training.router.rows import JudgedRows, RoutedRows
+
+OTHERS = "others"
+"""Folder, beside the router's, of the heads of the kinds that are not served: Table 3 compares them."""
+_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class MadeRouter:
+    """What the manifest says of the router, and what the report does beyond that."""
+
+    record: RouterRecord
+    calibration: Calibration
+    found: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """One of Table 3's routers: its head's tensors, and its scores of the held-out rows [n, K]."""
+
+    tensors: dict[str, NDArray[np.float32]]
+    metadata: dict[str, str]
+    scores: Scores
+
+
+def make_router(
+    folder: Path,
+    encoder: Encoder,
+    rows: RoutedRows,
+    held_out: JudgedRows,
+    names: tuple[str, ...],
+    section: RouterSection,
+    seed: int,
+    gradients: Callable[[], PromptGradients],
+    narrator: Narrator,
+) -> MadeRouter:
+    """Write the router's files into `folder`, and the heads of the other kinds beside it (section 5.4.2, Table 3).
+
+    `gradients` loads the base model, for the kind that needs it: each held-out prompt takes a pass of it.
+
+    Whatever is fitted beyond the head is fitted on the rows marked in `held_out.fitted`, and every figure is of the
+    others: of the router as it is served, int8 and cascade included.
+    """
+    known, unseen = _embeddings(encoder, rows, held_out, section, narrator)
+    head = fit_head(known, rows.labels, len(names), seed)
+    kinds = _kinds(rows, held_out, known, unseen, head)
+    if section.kind == "gradient":
+        kinds["gradient"] = _by_gradient(gradients(), held_out, narrator)
+    served = kinds[section.kind]
+    encodes = section.kind in ENCODING_KINDS
+    chosen = ChosenPrecision("float32", None, served.scores, served.scores, {})
+    cascade = None
+    if encodes:
+        write_router(folder, encoder, head, names, held_out.texts[:_SAMPLES], section.max_tokens)
+        if section.precision == "auto":
+            chosen = choose_precision(
+                folder,
+                served.scores,
+                lambda embeddings: _scores_of(section.kind, embeddings, served.tensors),
+                served.tensors["W"].shape[1],
+                rows.texts,
+                encoder.tokens(section.max_tokens),
+                section.max_tokens,
+                held_out,
+                narrator,
+            )
+        if section.cascade == "auto" and len(names) > 1:
+            known_scores = _scores_of(section.kind, known, served.tensors)
+            cascade = _cascade(rows, held_out, known_scores, chosen.alone, section, seed)
+    scores = chosen.scores
+    write_head(folder / Path(ROUTER_HEAD).name, served.tensors, names, served.metadata)
+    temperatures = {
+        kind: fit_temperature(
+            (scores if kind == section.kind else each.scores)[held_out.fitted],
+            held_out.labels[held_out.fitted],
+        )
+        for kind, each in kinds.items()
+    }
+    temperature = temperatures[section.kind]
+    for kind, each in kinds.items():
+        if kind != section.kind:
+            said = each.metadata | {"temperature": repr(temperatures[kind])}
+            write_head(folder.parent / OTHERS / f"{kind}.safetensors", each.tensors, names, said)
+    judged = judge_cascade(cascade, held_out, chosen, served.scores, section.max_tokens, narrator)
+    if cascade is not None and judged.used is not None:
+        cascade.write(folder / Path(ROUTER_CASCADE).name, names)
+    probabilities = _served(cascade if judged.used else None, judged.scores, scores, temperature, held_out)
+    calibration = calibrate_router(probabilities, temperature, held_out, section.target_agreement, narrator)
+    narrator.say(
+        f"    agrees with the clusters on {calibration.agreement:.1%} of {calibration.held_out_rows:,} held-out rows"
+    )
+    others = ~held_out.fitted
+    found = {
+        "quality": quality(probabilities[others], held_out.labels[others]).summary(),
+        "kinds": {
+            kind: quality(softmax(each.scores[others], temperatures[kind]), held_out.labels[others]).summary()
+            for kind, each in kinds.items()
+        },
+        "curve": coverage_curve(probabilities[others], held_out.labels[others]),
+        "coverage_at": coverage_at(probabilities[others], held_out.labels[others]),
+        "int8": chosen.found or None,
+        "cascade_found": judged.found,
+    }
+    made = RouterRecord(
+        kind=section.kind,
+        encoder=encoder.name if encodes else None,
+        encoder_sha256=encoder.sha256 if encodes else None,
+        encoder_license=encoder.license if encodes else None,
+        hidden=served.tensors["W"].shape[1],
+        precision=chosen.precision,
+        int8_first=chosen.int8_first,
+        cascade=judged.used,
+    )
+    return MadeRouter(made, calibration, found)
+
+
+def _embeddings(
+    encoder: Encoder, rows: RoutedRows, held_out: JudgedRows, section: RouterSection, narrator: Narrator
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    texts = [*rows.texts, *held_out.texts]
+    with narrator.bar("encoding prompts", len(texts), "rows") as advance:
+        embeddings = encoder.embed(texts, section.max_tokens, advance)  # [N + n, H]
+    return embeddings[: len(rows.texts)], embeddings[len(rows.texts) :]
+
+
+def _kinds(
+    rows: RoutedRows,
+    held_out: JudgedRows,
+    known: NDArray[np.float32],
+    unseen: NDArray[np.float32],
+    head: Head,
+) -> dict[RouterKind, _Kind]:
+    k = len(head.b)
+    means = mean_embeddings(known, rows.labels, k)
+    words, weights = keywords(rows.texts, rows.labels, k)
+    column = {word: place for place, word in enumerate(words)}
+    return {
+        "semantic": _Kind({"W": head.W, "b": head.b}, {}, head.logits(unseen)),
+        "embedding": _Kind({"W": means}, {}, cosines(unseen, means)),
+        "keyword": _Kind(
+            {"W": weights}, {"keywords": json.dumps(words)}, shared_words(held_out.texts, column, weights)
+        ),
+    }
+
+
+def _by_gradient(gradients: PromptGradients, held_out: JudgedRows, narrator: Narrator) -> _Kind:
+    narrator.warn(
+        "router.kind = gradient needs the base model for every prompt: it is made to be compared with, and the "
+        "service refuses its bundle"
+    )
+    with narrator.bar("gradients of held-out prompts", len(held_out.texts), "rows") as advance:
+        cosines = gradients.cosines(held_out.texts, advance)  # [n, K]
+    return _Kind({"W": gradients.centroids.cpu().numpy()}, {}, cosines.astype(np.float32))
+
+
+def _scores_of(
+    kind: RouterKind, embeddings: NDArray[np.float32], tensors: dict[str, NDArray[np.float32]]
+) -> Scores:
+    if kind == "embedding":
+        return cosines(embeddings, tensors["W"])
+    return Head(tensors["W"], tensors["b"]).logits(embeddings)
+
+
+def _cascade(
+    rows: RoutedRows,
+    held_out: JudgedRows,
+    known_scores: Scores,
+    scores: Scores,
+    section: RouterSection,
+    seed: int,
+) -> Cascade:
+    fitted = np.flatnonzero(held_out.fitted)
+    return fit_cascade(
+        words_of(rows.texts, section.max_tokens),
+        known_scores,
+        words_of([held_out.texts[place] for place in fitted], section.max_tokens),
+        scores[fitted],
+        held_out.labels[fitted],
+        seed,
+    )
+
+
+def _served(
+    cascade: Cascade | None, own: Scores | None, scores: Scores, temperature: float, held_out: JudgedRows
+) -> NDArray[np.float32]:
+    """The probabilities of all held-out rows [n, K] as the service will give them."""
+    probabilities = softmax(scores, temperature)
+    if cascade is not None and own is not None:
+        sure = cascade.answers(own)
+        probabilities[sure] = softmax(own[sure], cascade.temperature)
+    return probabilities

@@ -1,0 +1,1 @@
+"""Reading, rendering and splitting rows."""
