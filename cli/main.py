@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Annotated
+
 import typer
 
 from cli.diagnose import diagnose
 from cli.evaluate import evaluate
 from cli.evidence import evidence
+from cli.extras import naming_the_extra
 from cli.inspect import inspect
 from cli.pack import pack
 from cli.plan import plan
@@ -19,7 +23,6 @@ app = typer.Typer(
     name="gradientspace",
     help="Cluster instruction data by gradient, train one LoRA expert per cluster, serve them behind one endpoint.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.command()(train)
@@ -34,9 +37,31 @@ app.add_typer(evidence)
 app.command()(evaluate)
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"gradientspace {version('gradientspace')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and leave."),
+    ] = False,
+) -> None:
+    """Take what stands before a command's name."""
+
+
 def main() -> None:
     """Run the command line."""
-    app()
+    try:
+        with naming_the_extra(sys.argv[1:]):
+            app()
+    except typer.Exit as ended:
+        sys.exit(ended.exit_code)
 
 
 if __name__ == "__main__":

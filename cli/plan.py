@@ -47,17 +47,20 @@ def plan(
     """
     from cli.fail import fail
     from training.errors import TrainingError
-    from training.memory.sizes import budgets
     from training.recipe import read_recipe
 
-    given: dict[str, Any] = {"data.files": data, "base.model": base_model}
+    given: dict[str, Any] = {
+        "data.files": data,
+        "base.model": base_model,
+        "memory_budget": memory_budget,
+        "disk_budget": disk_budget,
+    }
     given = {key: value for key, value in given.items() if value}
     if rows is not None:
         given["data.files"] = ("",)  # none are read
     if recipe is None or rows is not None:
         given["output"] = Path()
     try:
-        given |= budgets(memory_budget, disk_budget)
         resolved = read_recipe(recipe, given, settings or [])
         made = _plan(resolved, rows, processes)
     except TrainingError as error:
@@ -78,7 +81,7 @@ def _plan(recipe: Recipe, rows: int | None, processes: int) -> Plan:
     from training.memory.plan import count_rows, draft_plan
     from training.rows.reading import read_rows
 
-    room = measure_room(recipe.clusters, recipe.output or Path(), processes)
+    room = measure_room(recipe.memory_budget, recipe.disk_budget, recipe.output or Path(), processes)
     shape = read_shape(recipe.base.model, recipe.lora.rank, recipe.base.revision)
     total = len(read_rows(recipe.data.files)[0]) if rows is None else rows
     longest = min(recipe.data.max_length, shape.max_positions)

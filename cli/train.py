@@ -34,13 +34,13 @@ def train(
     memory_budget: Annotated[
         str | None,
         typer.Option(
-            help="Memory for clustering, e.g. 8GB: decides what is kept in it (clusters.memory_budget_mb)."
+            help="Memory of each process, e.g. 8GB; else 60 % of the device's. Every stage is planned to fit it."
         ),
     ] = None,
     disk_budget: Annotated[
         str | None,
         typer.Option(
-            help="Disk for gradients, e.g. 100GB: decides whether they are kept (clusters.disk_budget_mb)."
+            help="Disk for gradients, e.g. 100GB; else half of what is free. Decides whether they are kept."
         ),
     ] = None,
     target_agreement: Annotated[
@@ -64,7 +64,6 @@ def train(
     """
     from cli.fail import fail
     from training.errors import TrainingError
-    from training.memory.sizes import budgets
     from training.recipe import Recipe, read_recipe, resolved_values
 
     if help_recipe:
@@ -76,11 +75,12 @@ def train(
         "data.files": data,
         "base.model": base_model,
         "output": output,
+        "memory_budget": memory_budget,
+        "disk_budget": disk_budget,
         "router.target_agreement": target_agreement,
     }
     try:
         given = {key: value for key, value in named.items() if value not in (None, [], "")}
-        given |= budgets(memory_budget, disk_budget)
         resolved = read_recipe(recipe, given, settings or [])
         # Only now what takes seconds to import: a wrong recipe is told at once.
         from training.pipeline import train as run

@@ -5,25 +5,24 @@ Tags: `paper` (stated there), `anchor:<project>` (what that project does), `ours
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ByteSize, Field, ValidationError
 
 from bundle.manifest import RoutedTextRule, RouterKind
 from training.errors import RecipeError
+from training.recipe_values import Section, Size, plain_yaml
 
 
 def _choice(default: Any, tag: str, why: str, **limits: Any) -> Any:
     return Field(default=default, description=why, json_schema_extra={"tag": tag}, **limits)
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DataSection(_Section):
+class DataSection(Section):
     """Which rows, and which of them can be used."""
 
     files: tuple[str, ...] = _choice((), "ours", "JSON, JSONL, CSV or Parquet files, or one hub data set id")
@@ -44,7 +43,7 @@ class DataSection(_Section):
     )
 
 
-class BaseSection(_Section):
+class BaseSection(Section):
     """The base model, frozen throughout."""
 
     model: str = _choice("", "ours", "hub id or folder")
@@ -59,7 +58,7 @@ class BaseSection(_Section):
     )
 
 
-class LoraSection(_Section):
+class LoraSection(Section):
     """The shape of every adapter: all linear layers of the blocks, never embeddings or head."""
 
     rank: int = _choice(32, "paper", "section 6.2", ge=1)
@@ -67,7 +66,7 @@ class LoraSection(_Section):
     dropout: float = _choice(0.05, "ours", "while fine-tuning; 0 in Stage II", ge=0, lt=1)
 
 
-class SplitSection(_Section):
+class SplitSection(Section):
     """Which rows play which part, drawn with the recipe's seed."""
 
     validation: float = _choice(
@@ -80,7 +79,7 @@ class SplitSection(_Section):
     probe_at_most: int = _choice(1024, "ours", "rows", ge=8)
 
 
-class WarmupSection(_Section):
+class WarmupSection(Section):
     """Stage I (section 5.2)."""
 
     epochs: int = _choice(4, "anchor:less", "a few, says the paper", ge=1)
@@ -91,7 +90,7 @@ class WarmupSection(_Section):
     batch_rows: int = _choice(16, "ours", "rows per optimiser step", ge=1)
 
 
-class ClustersSection(_Section):
+class ClustersSection(Section):
     """Stage II (section 5.3)."""
 
     k: int | None = _choice(None, "ours", "fix the number of clusters; none: clusters.rule chooses", ge=1)
@@ -125,18 +124,12 @@ class ClustersSection(_Section):
     gradients: Literal["auto", "disk", "recompute"] = _choice(
         "auto", "ours", "disk: computed once, kept until Stage II ends; auto: disk if they fit the budget"
     )
-    memory_budget_mb: int | None = _choice(
-        None, "ours", "for all of Stage II; none: 60 % of the device's memory", ge=1
-    )
-    disk_budget_mb: int | None = _choice(
-        None, "ours", "for gradients on disk; none: half of what is free; 0: recompute", ge=0
-    )
     checkpoint_seconds: float = _choice(
         60.0, "ours", "a kill in Stage II loses at most this and the rows under way, 64 in each process", ge=0
     )
 
 
-class ExpertsSection(_Section):
+class ExpertsSection(Section):
     """Stage III, the adapters (section 5.4.1)."""
 
     epochs: int = _choice(3, "ours", "how often each row is seen after the warm-up", ge=1)
@@ -152,7 +145,7 @@ class ExpertsSection(_Section):
     batch_rows: int = _choice(16, "ours", "rows per optimiser step", ge=1)
 
 
-class RouterSection(_Section):
+class RouterSection(Section):
     """Stage III, the router (section 5.4.2)."""
 
     kind: RouterKind = _choice(
@@ -182,7 +175,7 @@ class RouterSection(_Section):
     )
 
 
-class FallbackSection(_Section):
+class FallbackSection(Section):
     """The adapter that answers when the router can't or should not choose."""
 
     train: Literal["warmup", "everything"] = _choice(
@@ -192,7 +185,7 @@ class FallbackSection(_Section):
     )
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """One training run."""
 
     data: DataSection = DataSection()
@@ -205,6 +198,12 @@ class Recipe(_Section):
     router: RouterSection = RouterSection()
     fallback: FallbackSection = FallbackSection()
     seed: int = _choice(0, "ours", "of the split, the shuffles, K-means and the adapters")
+    memory_budget: Size | None = _choice(
+        None, "ours", "of each process, in every stage, e.g. 8GB; none: 60 % of the device's memory", gt=0
+    )
+    disk_budget: Size | None = _choice(
+        None, "ours", "for gradients on disk, e.g. 100GB; none: half of what is free; 0: recompute", ge=0
+    )
     output: Path | None = _choice(None, "ours", "the run folder")
 
 
@@ -230,7 +229,7 @@ def read_recipe_of(
     tree: dict[str, Any] = {}
     if path is not None:
         try:
-            tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            tree = plain_yaml(path.read_text(encoding="utf-8")) or {}
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise RecipeError(f"The recipe {path} can't be read: {error}") from error
         if not isinstance(tree, dict):
@@ -242,7 +241,7 @@ def read_recipe_of(
         if not equals or not key:
             raise RecipeError(f"--set {override!r} is not of the form section.key=value, e.g. lora.rank=8")
         try:
-            parsed = yaml.safe_load(value)
+            parsed = plain_yaml(value)
         except yaml.YAMLError as error:
             raise RecipeError(
                 f"--set {override!r}: its value is not YAML. Quote it, or close its brackets."
@@ -251,14 +250,20 @@ def read_recipe_of(
     try:
         recipe = kind.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise RecipeError(
-            f"Recipe, {key}: {first['msg']} (given: {first['input']!r}). "
-            "`gradientspace train --help-recipe` lists every key."
-        ) from error
+        raise RecipeError(_what_is_wrong(kind, error)) from error
     _check_sense(recipe)
     return recipe
+
+
+def _what_is_wrong(kind: type[Recipe], error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    lists = "`gradientspace train --help-recipe` lists every key."
+    if first["type"] != "extra_forbidden":
+        return f"Recipe, {key}: {first['msg']} (given: {first['input']!r}). {lists}"
+    near = difflib.get_close_matches(key, [known for known, *_ in _fields(kind())], n=1, cutoff=0.75)
+    meant = f" Did you mean {near[0]}?" if near else ""
+    return f"Recipe, {key}: there is no such key (given: {first['input']!r}).{meant} {lists}"
 
 
 def _set(tree: dict[str, Any], key: str, value: Any) -> None:
@@ -287,16 +292,24 @@ def _check_sense(recipe: Recipe) -> None:
 def resolved_values(recipe: Recipe) -> list[tuple[str, str, str, str]]:
     """Every (key, value, tag, why) of a recipe; the tag is `recipe` where the default was changed."""
     lines: list[tuple[str, str, str, str]] = []
-    for place, section in (("", recipe), *((name, getattr(recipe, name)) for name in Recipe.model_fields)):
+    for key, section, name in _fields(recipe):
+        field, value = type(section).model_fields[name], getattr(section, name)
+        extra = field.json_schema_extra
+        tag = str(extra["tag"]) if isinstance(extra, dict) else ""
+        changed = value != field.default
+        shown = value.human_readable(decimal=True) if isinstance(value, ByteSize) else str(value)
+        lines.append((key, shown, "recipe" if changed else tag, field.description or ""))
+    return lines
+
+
+def _fields(recipe: Recipe) -> Iterator[tuple[str, BaseModel, str]]:
+    """Every value of a recipe: its key, the section that holds it, its name there."""
+    for place, section in (
+        ("", recipe),
+        *((name, getattr(recipe, name)) for name in type(recipe).model_fields),
+    ):
         if not isinstance(section, BaseModel):
             continue
-        for name, field in type(section).model_fields.items():
-            value = getattr(section, name)
-            if isinstance(value, BaseModel):
-                continue
-            extra = field.json_schema_extra
-            tag = str(extra["tag"]) if isinstance(extra, dict) else ""
-            changed = value != field.default
-            key = f"{place}.{name}" if place else name
-            lines.append((key, str(value), "recipe" if changed else tag, field.description or ""))
-    return lines
+        for name in type(section).model_fields:
+            if not isinstance(getattr(section, name), BaseModel):
+                yield f"{place}.{name}" if place else name, section, name

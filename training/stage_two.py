@@ -40,8 +40,7 @@ _ORDERS = 3  # of the rows, whose partitions are compared
 # What only calibration depends on, and what can change nothing that is computed.
 _OF_CALIBRATION = {"batch_rows", "cache_batches", "beta", "max_epochs", "max_drift", "max_churn"}
 _OF_NO_RESULT = {
-    *("min_rows", "micro_batch_tokens", "cache", "gradients", "memory_budget_mb", "disk_budget_mb"),
-    "checkpoint_seconds",
+    *("min_rows", "micro_batch_tokens", "cache", "gradients", "checkpoint_seconds"),
 }
 
 

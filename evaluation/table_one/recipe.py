@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from training.recipe import Recipe
+from training.recipe_values import Section
 
 Rate = Annotated[float, Field(gt=0)]
 
@@ -16,25 +17,21 @@ def _choice(default: Any, tag: str, why: str, **limits: Any) -> Any:
     return Field(default=default, description=why, json_schema_extra={"tag": tag}, **limits)
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class RowsSection(_Section):
+class RowsSection(Section):
     """Which rows of `data.files` all methods train on; each seed draws its own."""
 
     first: int = _choice(1, "ours", "the first row of each file that may be drawn, counted from 1", ge=1)
     per_source: int | None = _choice(None, "ours", "rows drawn of each source; none: all of them", ge=1)
 
 
-class TestSection(_Section):
+class TestSection(Section):
     """The rows that every method is judged on, once; the same ones for every seed."""
 
     files: tuple[str, ...] = _choice((), "ours", "JSON, JSONL, CSV or Parquet files, or hub data set ids")
     per_source: int | None = _choice(None, "ours", "rows drawn of each source; none: all of them", ge=1)
 
 
-class CompareSection(_Section):
+class CompareSection(Section):
     """How the methods are tuned and what they are asked."""
 
     learning_rates: tuple[Rate, ...] = _choice(

@@ -35,8 +35,11 @@ def _refusal(*arguments: str) -> str:
         ),
         (["recipes/demo.yaml", "--set", "router.encoder=package:no_such_package"], "no_such_package"),
         (["recipes/demo.yaml", "--data", "missing.jsonl"], "missing.jsonl: there is no such file"),
-        (["recipes/demo.yaml", "--memory-budget", "8quarts"], "--memory-budget '8quarts' is not a size"),
-        (["recipes/demo.yaml", "--disk-budget", "-1GB"], "--disk-budget '-1GB' is not a size"),
+        (
+            ["recipes/demo.yaml", "--memory-budget", "8quarts"],
+            "memory_budget: this is not a size; write it as 8GB",
+        ),
+        (["recipes/demo.yaml", "--disk-budget", "-1GB"], "disk_budget: this is not a size"),
     ],
 )
 def test_a_users_mistake_is_one_sentence(

@@ -66,7 +66,7 @@ def main() -> None:
     )
     longest_completion = max(len(row.input_ids) - row.prompt_length for row in rows)
     counts = RowCounts(len(rows), len(rows), len(probe), int(LONGEST), longest_completion)
-    room = measure_room(section, Path(SCRATCH))
+    room = measure_room(None, None, Path(SCRATCH))
     plan = plan_stage_two(read_shape(BASE, int(RANK)), section, counts, room)
     world = World()
     never = Checkpoint(Path(SCRATCH) / "checkpoint", "digest", float("inf"), world)

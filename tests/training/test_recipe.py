@@ -103,6 +103,84 @@ def test_a_set_value_has_the_keys_type(override: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("word", "meant"),
+    [("off", "off"), ("Off", "off"), ("no", "off"), ("false", "off"), ("auto", "auto"), ('"off"', "off")],
+)
+def test_what_yaml_takes_for_a_truth_value_is_the_choice_of_that_sense(
+    word: str, meant: str, tmp_path: Path
+) -> None:
+    assert read_recipe(None, GIVEN, [f"router.cascade={word}"]).router.cascade == meant
+    file = written(tmp_path, f"router: {{cascade: {word}}}\n")
+    assert read_recipe(file, GIVEN, []).router.cascade == meant
+    assert read_recipe(None, GIVEN | {"router.cascade": False}, []).router.cascade == "off"
+
+
+def test_a_truth_value_without_a_choice_of_its_sense_is_refused() -> None:
+    assert "'auto' or 'off' (given: 'on')" in refusal(None, None, "router.cascade=on")
+    assert "base.dtype" in refusal(None, None, "base.dtype=no")
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("base.revision=1234567", "1234567"),
+        ("base.revision=2024-01-01", "2024-01-01"),
+        ("base.model=on", "on"),
+        ("data.licenses=[no, 1.0]", ("no", "1.0")),
+        ("data.held_out_texts=no", False),
+        ("data.held_out_texts=on", True),
+        ("output=007", Path("007")),
+    ],
+)
+def test_a_value_is_read_by_its_key_and_not_by_what_yaml_takes_it_for(
+    override: str, value: Any, tmp_path: Path
+) -> None:
+    key, _, text = override.partition("=")
+    section, _, name = key.rpartition(".")
+    file = written(tmp_path, f"{section}: {{{name}: {text}}}\n" if section else f"{name}: {text}\n")
+    for recipe in (
+        read_recipe(None, GIVEN, [override]),
+        read_recipe(file, {other: given for other, given in GIVEN.items() if other != key}, []),
+    ):
+        found: Any = recipe
+        for part in key.split("."):
+            found = getattr(found, part)
+        assert found == value
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("8GB", 8 * 10**9),
+        ("512MB", 512 * 10**6),
+        ("1.5GiB", 3 << 29),
+        ("2 TB", 2 * 10**12),
+        ("8g", 8 * 10**9),
+    ],
+)
+def test_sizes_as_people_write_them(text: str, size: int, tmp_path: Path) -> None:
+    assert read_recipe(None, GIVEN, [f"memory_budget={text}"]).memory_budget == size
+    assert read_recipe(written(tmp_path, f"memory_budget: {text}\n"), GIVEN, []).memory_budget == size
+    assert read_recipe(None, GIVEN | {"memory_budget": text}, []).memory_budget == size
+    shown = {
+        key: value for key, value, *_ in resolved_values(read_recipe(None, GIVEN, [f"disk_budget={text}"]))
+    }
+    assert shown["disk_budget"].endswith("B")
+
+
+@pytest.mark.parametrize("text", ["8XB", "-1GB", "many", "GB", "iB", "0"])
+def test_what_is_no_size_is_said(text: str) -> None:
+    said = refusal(None, None, f"memory_budget={text}")
+    assert said.startswith("Recipe, memory_budget: ")
+    assert f"(given: '{text}')" in said
+
+
+def test_a_key_that_is_nearly_one_is_guessed() -> None:
+    assert "Did you mean lora.rank?" in refusal(None, None, "lora.ranks=8")
+    assert "Did you mean memory_budget?" in refusal(None, None, "memory_bugdet=8GB")
+
+
+@pytest.mark.parametrize(
     ("override", "named"),
     [
         ("lora.ranks=8", "lora.ranks"),

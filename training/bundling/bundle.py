@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ from training.models.base_model import BaseModel
 from training.progress import Narrator
 from training.report.report import write_report
 
+_WITHIN_THE_PROJECT = Path("training", "bundling", "bundle.py")
 _PACKAGES = ("gradientspace", "torch", "transformers", "peft", "datasets", "scikit-learn", "onnxruntime")
 
 
@@ -208,15 +210,26 @@ def package_versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Commit of this software, if it runs from a git checkout."""
+    """Commit of this software, if it runs from a git checkout of its own.
+
+    A copy that lies inside another repository (a virtual environment in somebody's project, say) has none: what git
+    would answer there is that project's.
+    """
+    here = Path(__file__).resolve()
+    # Neither may a hook's or a shell's GIT_DIR point git at another repository.
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=here.parent, env=clean, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
     try:
-        return subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+        git("ls-files", "--error-unmatch", here.name)  # tracked there, not just lying there
+        if Path(git("rev-parse", "--show-toplevel")) / _WITHIN_THE_PROJECT != here:
+            return None
+        return git("rev-parse", "HEAD")
     except (OSError, subprocess.CalledProcessError):
         return None
 

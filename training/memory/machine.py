@@ -13,11 +13,9 @@ from pathlib import Path
 import torch
 
 from training.models.base_model import device
-from training.recipe import ClustersSection
 
 _MEMORY_SHARE = 0.6  # of the device's memory, if no budget is given: others live here too
 _DISK_SHARE = 0.5  # of what is free
-_MEGABYTE = 1 << 20
 _STATUS = Path("/proc/self/status")
 _CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -34,15 +32,15 @@ class Room:
     on_cpu: bool = True
 
 
-def measure_room(section: ClustersSection, run: Path, processes: int = 1) -> Room:
-    """Measure what this process and this machine leave for Stage II; the recipe's budgets come first.
+def measure_room(memory_budget: int | None, disk_budget: int | None, run: Path, processes: int = 1) -> Room:
+    """Measure what this process and this machine leave for a run; the recipe's budgets, in bytes, come first.
 
     Without a budget, memory is 60 % of the accelerator's memory, or of the RAM or the control group's (container's)
     limit if there is no accelerator; disk is half of what is free where the run folder lies.
     """
     return Room(
-        memory_bytes=_memory_budget(section.memory_budget_mb),
-        disk_bytes=_disk_budget(section.disk_budget_mb, run),
+        memory_bytes=_memory_share() if memory_budget is None else memory_budget,
+        disk_bytes=_disk_share(run) if disk_budget is None else disk_budget,
         processes=processes,
         resident_bytes=_process_bytes(),
         on_cpu=device().type == "cpu",
@@ -56,18 +54,14 @@ def give_back_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _memory_budget(budget_mb: int | None) -> int:
-    if budget_mb is not None:
-        return budget_mb * _MEGABYTE
+def _memory_share() -> int:
     if device().type == "cuda":
         return int(_MEMORY_SHARE * torch.cuda.get_device_properties(0).total_memory)
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return int(_MEMORY_SHARE * min([total, *_cgroup_limits()]))
 
 
-def _disk_budget(budget_mb: int | None, run: Path) -> int:
-    if budget_mb is not None:
-        return budget_mb * _MEGABYTE
+def _disk_share(run: Path) -> int:
     place = run.absolute()
     while not place.exists():
         place = place.parent

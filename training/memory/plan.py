@@ -192,7 +192,7 @@ def _choose_gradients(section: ClustersSection, stored: int, disk_bytes: int) ->
     if section.gradients == "auto":
         return "disk" if fits else "recompute", f"all rows' gradients {figures}", None
     shortfall = (
-        f"clusters.gradients=disk: all rows' gradients {figures}. Raise --disk-budget (clusters.disk_budget_mb), or "
+        f"clusters.gradients=disk: all rows' gradients {figures}. Raise --disk-budget, or "
         "set clusters.gradients=recompute."
     )
     missing = section.gradients == "disk" and not fits
@@ -239,7 +239,7 @@ def _too_small(need: Need, cache: str, gradients: str, budget: int) -> str:
     return (
         f"Stage II needs at least {gigabytes(phases[phase])} of memory (its {phase} phase; the most of it is "
         f"{largest}, {gigabytes(size)}), and the memory budget is {gigabytes(budget)}. Raise --memory-budget "
-        f"(clusters.memory_budget_mb), or take {instead}."
+        f"(memory_budget), or take {instead}."
     )
 
 

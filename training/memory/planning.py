@@ -15,7 +15,7 @@ from training.run.stages import Stage, StageStore
 
 _PLANNED_WITH = {
     *("k", "k_max", "batch_rows", "cache_batches", "max_epochs", "micro_batch_tokens"),
-    *("cache", "gradients", "memory_budget_mb", "disk_budget_mb"),
+    *("cache", "gradients"),
 }
 
 
@@ -34,12 +34,13 @@ def plan_clusters(inputs: Inputs, store: StageStore) -> Plan:
         longest=max(inputs.lengths),
         longest_completion=max(len(row.input_ids) - row.prompt_length for row in inputs.rows),
     )
-    room = measure_room(section, store.folder, store.world.size)
+    room = measure_room(recipe.memory_budget, recipe.disk_budget, store.folder, store.world.size)
     depends_on = {
         "rows": asdict(rows),
         "base": inputs.base.record.model_dump(),
         "rank": recipe.lora.rank,
         "clusters": section.model_dump(include=_PLANNED_WITH),
+        "budgets": [recipe.memory_budget, recipe.disk_budget],
         "memory": room.memory_bytes,  # the disk's free room is left out: a run changes it itself
         "processes": store.world.size,
     }

@@ -15,13 +15,12 @@ import torch
 
 from tests.stand_ins.tiny_model import ROOT, PlantedSource, dozen_rows
 from training.clusters.gram import ProbeGradients
-from training.errors import RecipeError, TrainingError
+from training.errors import TrainingError
 from training.memory import machine
 from training.memory.machine import Room, measure_room
 from training.memory.micro_batch import micro_batch_memory
 from training.memory.model_shape import ModelShape, read_shape
 from training.memory.plan import Plan, RowCounts, count_rows, draft_plan, plan_stage_two
-from training.memory.sizes import parse_size
 from training.recipe import ClustersSection, SplitSection
 from training.rows.split import split_rows
 from training.run.processes import World
@@ -172,33 +171,19 @@ def test_the_most_demanding_micro_batch_is_found(smol: ModelShape) -> None:
     assert found.total == micro_batch_memory(smol, 2048, 1024, 500, on_cpu=False).total
 
 
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("8GB", 8 * GB), ("512MB", 512 * 10**6), ("1.5GiB", 3 << 29), ("77", 77), ("2 TB", 2000 * GB)],
-)
-def test_sizes_as_people_write_them(text: str, size: int) -> None:
-    assert parse_size(text, "--memory-budget") == size
-
-
-@pytest.mark.parametrize("text", ["", "8XB", "-1GB", "many", "GB", "iB"])
-def test_what_is_no_size_is_said(text: str) -> None:
-    with pytest.raises(RecipeError, match=r"--memory-budget '.*' is not a size. Write it as 8GB"):
-        parse_size(text, "--memory-budget")
-
-
 def test_budgets_come_from_the_machine_if_none_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = tmp_path / "memory.max"
     limit.write_text("1000000000\n")
     monkeypatch.setattr(machine, "_CGROUPS", (tmp_path / "none", limit))
-    room = measure_room(ClustersSection(), tmp_path / "not" / "there" / "yet")
+    room = measure_room(None, None, tmp_path / "not" / "there" / "yet")
     assert room.memory_bytes == 600_000_000
     assert room.disk_bytes > 0
     assert room.resident_bytes > 50_000_000
     limit.write_text("max\n")
-    assert measure_room(ClustersSection(), tmp_path).memory_bytes > GB
-    given = measure_room(ClustersSection(memory_budget_mb=3, disk_budget_mb=0), tmp_path)
+    assert measure_room(None, None, tmp_path).memory_bytes > GB
+    given = measure_room(3 << 20, 0, tmp_path)
     assert (given.memory_bytes, given.disk_bytes) == (3 << 20, 0)
 
 

@@ -1,0 +1,1 @@
+"""The name under which all rooms are installed, and that `python -m gradientspace` runs."""
