@@ -23,7 +23,7 @@ def serve(config: Path | None, print_config: bool, **flags: Any) -> None:
     from bundle.errors import BundleError
     from service.errors import UsageError
     from service.serve import run
-    from service.settings_sources import resolve
+    from service.settings import resolve
 
     flags["engine_flags"] = tuple(flags["engine_flags"] or ()) or None
     try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import errors
 from service.dispatch.dispatch import Dispatch
@@ -18,12 +19,12 @@ from service.layers.request_id import Identity
 from service.lifecycle.in_flight import InFlight
 from service.lifecycle.lifecycle import Lifecycle
 from service.request.decision import Decider
+from service.request.endpoints import ENDPOINTS
 from service.request.limits import Admission
 from service.request.routed_text import RequestTexts
 from service.routes import admin, catalog, health, openapi, playground, route
-from service.routes.one_per_turn import OnePerTurn
+from service.routes.route import OnePerTurn
 from service.settings import Settings
-from service.shortcut import Shortcut
 from service.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -95,3 +96,17 @@ def _bare_app() -> FastAPI:
     for kind in (HTTPException, RequestValidationError, errors.ServiceError, Exception):
         app.add_exception_handler(kind, errors.handle)
     return app
+
+
+class Shortcut:
+    """Pure ASGI, the innermost layer: what dispatch serves goes there at once, everything else on to the routes."""
+
+    def __init__(self, app: ASGIApp, dispatch: ASGIApp) -> None:
+        """`app` has the routes, and `dispatch` as well for what none of them takes."""
+        self._app = app
+        self._dispatch = dispatch
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        dispatched = scope["type"] == "http" and scope["path"] in ENDPOINTS
+        await (self._dispatch if dispatched else self._app)(scope, receive, send)

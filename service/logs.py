@@ -4,7 +4,7 @@ At the default level no line carries a text that was asked. The message of an ex
 validation error repeats its input), so it is left out where such texts are at hand, and the type and the
 places stay. The engine's own code sees nothing but token ids: what it raises is said in full.
 
-Only the standard library is imported here, because vLLM's processes load this file first of all.
+Only the standard library is imported here, because the engine's processes load this file first of all.
 """
 
 from __future__ import annotations
@@ -19,29 +19,23 @@ from typing import Any, Literal
 
 LogFormat = Literal["text", "json"]
 CONSOLE, REQUESTS = "service.console", "service.requests"
-VLLM_CONFIG = os.path.join(os.path.dirname(__file__), "vllm_logging.json")
 _FORMAT_VARIABLE, _MESSAGES_VARIABLE = "GRADIENTSPACE_LOG_FORMAT", "GRADIENTSPACE_VERBOSE"
-_SEES_ONLY_TOKENS = (
-    *("vllm.v1.engine.core", "vllm.v1.core", "vllm.v1.executor", "vllm.v1.worker"),
-    *("vllm.model_executor", "vllm.distributed", "vllm.platforms"),
-)
 
 
-def configure_logging(log_format: LogFormat, verbose: bool, log_requests: bool) -> None:
-    """Send every line of this process, and of vLLM's processes that it will start, to standard error.
+def configure_logging(
+    log_format: LogFormat, verbose: bool, log_requests: bool, without_texts: tuple[str, ...] = ()
+) -> None:
+    """Send every line of this process to standard error; what it sets in the environment tells the engine's processes.
 
-    What it sets in the environment is how those processes know; a logging configuration that the user gave
-    vLLM stays.
+    Loggers under `without_texts` have no text at hand that was asked: what they raise is said in full.
     """
     os.environ[_FORMAT_VARIABLE] = log_format
     os.environ[_MESSAGES_VARIABLE] = str(int(verbose))
-    if os.environ.get("VLLM_CONFIGURE_LOGGING", "1") == "1":
-        os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", VLLM_CONFIG)
     root = logging.getLogger()
     root.setLevel(logging.INFO if verbose else logging.WARNING)
-    for handler in [h for h in root.handlers if isinstance(h, _ServiceHandler)]:
+    for handler in [h for h in root.handlers if isinstance(h, ServiceHandler)]:
         root.removeHandler(handler)
-    root.addHandler(_ServiceHandler())
+    root.addHandler(ServiceHandler(without_texts))
     logging.captureWarnings(True)
     logging.getLogger(CONSOLE).setLevel(logging.INFO)
     logging.getLogger(REQUESTS).setLevel(logging.INFO if log_requests else logging.CRITICAL)
@@ -54,25 +48,23 @@ def as_json() -> bool:
     return os.environ.get(_FORMAT_VARIABLE) == "json"
 
 
-def vllm_handler() -> logging.Handler:
-    """Return the handler of vLLM's logger, in whichever process; its level is VLLM_LOGGING_LEVEL."""
-    logging.getLogger("vllm").setLevel(os.environ.get("VLLM_LOGGING_LEVEL", "ERROR").upper())
-    return _ServiceHandler()
+class ServiceHandler(logging.StreamHandler[Any]):
+    """To standard error, in the format that `configure_logging` put into the environment."""
 
-
-class _ServiceHandler(logging.StreamHandler[Any]):
-    def __init__(self) -> None:
+    def __init__(self, without_texts: tuple[str, ...] = ()) -> None:
+        """`without_texts` are as those of `configure_logging`."""
         super().__init__(sys.stderr)
-        with_messages = os.environ.get(_MESSAGES_VARIABLE) == "1"
-        self.setFormatter(JsonFormatter(with_messages) if as_json() else TextFormatter(with_messages))
+        formatter = JsonFormatter if as_json() else TextFormatter
+        self.setFormatter(formatter(os.environ.get(_MESSAGES_VARIABLE) == "1", without_texts))
 
 
 class _DiscreetFormatter(logging.Formatter):
     """Leaves the messages of exceptions out unless asked for them."""
 
-    def __init__(self, with_messages: bool) -> None:
+    def __init__(self, with_messages: bool, without_texts: tuple[str, ...]) -> None:
         super().__init__()
         self._with_messages = with_messages
+        self._without_texts = without_texts
 
     def message(self, record: logging.LogRecord) -> str:
         """Return what a record says; of an exception in it only the type."""
@@ -87,7 +79,7 @@ class _DiscreetFormatter(logging.Formatter):
         return said
 
     def _tells_all(self, record: logging.LogRecord) -> bool:
-        return self._with_messages or record.name.startswith(_SEES_ONLY_TOKENS)
+        return self._with_messages or record.name.startswith(self._without_texts)
 
     def trace(self, record: logging.LogRecord) -> str:
         """Return the traceback of a record, empty if it has none."""

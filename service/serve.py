@@ -29,8 +29,9 @@ from service.engine.base_model import checked_base
 from service.engine.engine import RunningEngine, running_engine
 from service.engine.environment import available_cores, prepare_environment, quiet_libraries
 from service.engine.fingerprints import check_fingerprints
+from service.engine.log_lines import SEES_ONLY_TOKENS, configure_engine_logging
 from service.engine.worker_processes import descendants, end_leftovers
-from service.http_server import bound_socket, listening
+from service.http_server.port import bound_socket, listening
 from service.layers.auth import Access, read_access
 from service.lifecycle.lifecycle import Lifecycle
 from service.lifecycle.shutdown import wait_for_the_end
@@ -67,7 +68,8 @@ def run(settings: Settings) -> int:
 
 def _run(settings: Settings, signals: Signals) -> int:
     start = time.monotonic()
-    configure_logging(settings.log_format, settings.verbose, settings.request_log)
+    configure_logging(settings.log_format, settings.verbose, settings.request_log, SEES_ONLY_TOKENS)
+    configure_engine_logging()
     trace_protocol(settings.otlp_endpoint)  # said before the long start
     bundle = read_bundle(settings.bundle.resolve())  # a link may name another bundle a moment later
     console.say(console.describe(bundle))

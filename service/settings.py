@@ -1,24 +1,41 @@
 """Everything a user can set, in one typed class: a field here is a flag, a variable and a key of the file.
 
-What is given must be known by name and possible; `settings_sources` puts the three ways together.
+A flag comes before a GRADIENTSPACE_* variable, a variable before the YAML file, the file before the default. What is
+given must be known by name and possible.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from service.errors import UsageError
 from service.logs import LogFormat
 
 Keys = tuple[SecretStr, ...]
 ENV_PREFIX = "GRADIENTSPACE_"
+CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
 SECRETS = ("api_key", "admin_key")
 """They have no flag: every user of a machine can read its command lines."""
 _KEY_SEPARATORS = re.compile(r"[\s,]+")
+_ARGUMENTS = {"bundle": "argument", "engine_flags": "arguments after --"}
+_OF_THE_TESTS = (f"{ENV_PREFIX}TEST_", f"{ENV_PREFIX}SHARED")  # what tests are told, no settings
 
 
 def flag_of(name: str) -> str:
@@ -141,3 +158,106 @@ class Settings(BaseModel):
         if self.metrics_port and self.metrics_port == self.port:
             raise ValueError("metrics_port is the same as port")
         return self
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The settings, and where each value came from."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+    """By the setting's name: a flag, a variable, a file, or `default`."""
+
+    def as_yaml(self) -> str:
+        """Return a settings file that gives these values, but for the secrets, which it only counts."""
+        lines = []
+        for name, value in self.settings.model_dump(mode="json").items():
+            shown = f"{name}: {json.dumps(value)}"  # which is YAML too
+            if name in SECRETS:
+                shown = f"# {name}: {len(value)} hidden"
+            lines.append(f"{shown}  # {self.origins[name]}")
+        return "\n".join(lines)
+
+
+def resolve(flags: Mapping[str, Any], config: Path | None, environ: Mapping[str, str]) -> Resolved:
+    """Return the settings; a flag that is None was not given.
+
+    Raises:
+        UsageError: a name is unknown, or a value is missing or impossible, in one sentence that says where.
+
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    variables = _from_environment(environ)
+    file = config or (Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None)
+    listed = _from_file(file) if file else {}
+    origins = {
+        name: next(
+            (
+                origin
+                for source, origin in (
+                    (given, _ARGUMENTS.get(name) or flag_of(name)),
+                    (variables, variable_of(name)),
+                    (listed, str(file)),
+                )
+                if name in source
+            ),
+            "default",
+        )
+        for name in Settings.model_fields
+    }
+    try:
+        return Resolved(Settings.model_validate(listed | variables | given), origins)
+    except ValidationError as error:
+        raise UsageError(_in_one_sentence(error, origins)) from None  # its text quotes values: secrets too
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    known = {variable_of(name): name for name in Settings.model_fields}
+    mine = [
+        variable
+        for variable in environ
+        if variable.startswith(ENV_PREFIX)
+        and variable != CONFIG_VARIABLE
+        and not variable.startswith(_OF_THE_TESTS)
+    ]
+    if any(environ[variable].startswith("tcp://") for variable in mine):
+        raise UsageError(
+            f"The environment has {ENV_PREFIX}PORT and others as Kubernetes makes them for a Service that is "
+            "named gradientspace. Set `enableServiceLinks: false` in the pod's spec"
+        )
+    unknown = sorted(set(mine) - set(known))
+    if unknown:
+        raise UsageError(
+            f"{', '.join(unknown)}: no such setting. Unset it, or use one of {', '.join(sorted(known))}"
+        )
+    return {known[variable]: environ[variable] for variable in mine}
+
+
+def _from_file(file: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        raise UsageError(f"{file}: the settings file can't be read ({reason})") from error
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise UsageError(f"{file}: a settings file is a mapping, `port: 8000` for example")
+    unknown = sorted(str(name) for name in set(found) - set(Settings.model_fields))
+    if unknown:
+        raise UsageError(
+            f"{file}: {', '.join(unknown)}: no such setting. Use one of {', '.join(Settings.model_fields)}"
+        )
+    return found
+
+
+def _in_one_sentence(error: ValidationError, origins: Mapping[str, str]) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return f"Settings: {message}"
+    name = str(first["loc"][0])
+    if first["type"] == "missing":
+        where = f"{variable_of(name)} or in the settings file"  # only `bundle` has no default
+        return f"Setting {name!r} is missing. Give it as the {_ARGUMENTS[name]}, as {where}"
+    return f"Setting {name!r} (from {origins[name]}): {message}"

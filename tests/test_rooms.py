@@ -1,9 +1,12 @@
-"""The house's rule of who may import whom, and that nothing of one machine is in the project."""
+"""The house's rules of who may import whom, and that nothing of one machine is in the project."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -21,14 +24,78 @@ MAY_IMPORT = {
 }
 
 
-def _imported(path: Path) -> set[str]:
-    rooms = set()
+SUB_ROOMS: dict[str, tuple[str, ...]] = {
+    # From the ground up: each may import what stands before it in its room, and nothing that stands behind it. What
+    # is no folder is a file on the top of the room.
+    "service": (
+        *("logs", "errors", "headers", "settings"),
+        *("request", "engine", "console", "telemetry", "lifecycle"),
+        *("dispatch", "versions", "routes", "layers"),
+        *("http_server", "app", "assembly", "serve"),
+    ),
+}
+KNOWS_VLLM = "service/engine"
+"""A new vLLM touches this folder and no other: all modules of its that are named stand here."""
+ASKS_VLLM = ("evaluation/answers/vllm_worker.py",)
+"""What only uses the interface that vLLM documents for scripts, and may not import the service."""
+
+
+def _names(path: Path) -> Iterator[str]:
+    """Yield every dotted name that a file imports, for the type checker alone or late included."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            rooms |= {name.name.split(".")[0] for name in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            rooms.add(node.module.split(".")[0])
-    return rooms & set(MAY_IMPORT)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _imported(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in _names(path)} & set(MAY_IMPORT)
+
+
+def _imports(root: Path, rooms: Sequence[str]) -> dict[str, set[str]]:
+    """Return which files each file of these rooms imports, all by dotted name."""
+    files = {
+        ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path
+        for room in rooms
+        for path in (root / room).rglob("*.py")
+    }
+
+    def meant(name: str) -> str | None:
+        """A file, or the file that the name stands in."""
+        return next((one for one in (name, name.rpartition(".")[0]) if one in files), None)
+
+    return {
+        module: {found for name in _names(path) if (found := meant(name)) is not None} - {module}
+        for module, path in files.items()
+    }
+
+
+def _upward(imports: Mapping[str, set[str]], room: str, order: Sequence[str]) -> list[str]:
+    """Return the imports of a room that go up its order, and what has no place in it."""
+    place = {name: number for number, name in enumerate(order)}
+    inside = {module: module.split(".")[1] for module in imports if module.startswith(f"{room}.")}
+    unplaced = [f"{sub_room} has no place in the order" for sub_room in sorted({*inside.values()} - {*order})]
+    gone = [f"{name} does not exist" for name in sorted({*order} - {*inside.values()})]
+    return [
+        *unplaced,
+        *gone,
+        *(
+            f"{module} imports {other}"
+            for module, sub_room in sorted(inside.items())
+            for other in sorted(imports[module] & inside.keys())
+            if place.get(sub_room, 0) < place.get(inside[other], 0)
+        ),
+    ]
+
+
+def _circle(imports: Mapping[str, set[str]]) -> list[str]:
+    """Return the files of a circle of imports, none if there is none."""
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
 
 
 @pytest.mark.parametrize("room", sorted(MAY_IMPORT))
@@ -41,6 +108,56 @@ def test_a_room_imports_only_what_it_may(room: str) -> None:
         if _imported(path) - MAY_IMPORT[room] - {room}
     }
     assert wrong == {}
+
+
+@pytest.mark.parametrize("room", sorted(SUB_ROOMS))
+def test_no_sub_room_imports_upward(room: str) -> None:
+    assert _upward(_imports(ROOT, [room]), room, SUB_ROOMS[room]) == []
+
+
+@pytest.mark.parametrize("room", sorted(SUB_ROOMS))
+def test_no_import_goes_in_a_circle(room: str) -> None:
+    assert _circle(_imports(ROOT, [room])) == []
+
+
+def test_an_import_upward_a_circle_and_an_unplaced_folder_are_seen(tmp_path: Path) -> None:
+    for file, text in {
+        "house/__init__.py": "",
+        "house/low/__init__.py": "",
+        "house/low/one.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from house.high.two import Two\n",
+        "house/high/__init__.py": "",
+        "house/high/two.py": "def late():\n    from house.low import one\n",
+        "house/new.py": "import house.high.two\n",
+    }.items():
+        (tmp_path / file).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / file).write_text(text)
+    imports = _imports(tmp_path, ["house"])
+    assert _upward(imports, "house", ["low", "high", "gone"]) == [
+        "new has no place in the order",
+        "gone does not exist",
+        "house.low.one imports house.high.two",
+        "house.new imports house.high.two",
+    ]
+    assert set(_circle(imports)) == {"house.low.one", "house.high.two"}
+
+
+@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
+def test_only_one_folder_knows_the_inside_of_vllm(room: str) -> None:
+    outside = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in sorted((ROOT / room).rglob("*.py"))
+        if not path.relative_to(ROOT).as_posix().startswith((f"{KNOWS_VLLM}/", *ASKS_VLLM))
+        for name in (*_names(path), *_texts(path))
+        if (name == "vllm" and name in _names(path)) or re.fullmatch(r"vllm\.(?!log$)[\w.]+", name)
+    ]
+    assert outside == []
+
+
+def _texts(path: Path) -> Iterator[str]:
+    """Yield every text in a file's code; what is said in docstrings and comments is none."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
 
 
 def test_the_serving_rooms_never_touch_torch_or_scikit_learn() -> None:

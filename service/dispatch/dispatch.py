@@ -10,7 +10,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,7 +17,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.dispatch.answer import Answer
 from service.dispatch.body import Client, ClientGoneError, Playback, read_body, with_body
-from service.dispatch.prompt_list import answer_split
+from service.dispatch.incoming import Incoming
+from service.dispatch.prompt_list import answer_prompt_list
 from service.engine.request_models import RequestModels
 from service.errors import (
     ENGINE_DIED,
@@ -27,11 +27,11 @@ from service.errors import (
     ServiceUnavailableError,
 )
 from service.lifecycle.in_flight import InFlight
-from service.request.accepted import accepted_body
 from service.request.decision import Decided, Decider
 from service.request.endpoints import Endpoint, endpoint_of
 from service.request.limits import Admission
 from service.request.names import Target
+from service.request.refused_fields import accepted_body
 from service.request.routed_text import RequestTexts, prompt_count
 from service.telemetry.metrics import Metrics
 from service.telemetry.record import CLIENT_LEFT, RequestRecord, record_of
@@ -39,17 +39,6 @@ from service.telemetry.record import CLIENT_LEFT, RequestRecord, record_of
 _ENDED_BEFORE_IT_BEGAN = "503"
 _MAY_BE_A_MISTAKE = (400, 500)
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Incoming:
-    """A request that was read and decided."""
-
-    endpoint: Endpoint
-    scope: Scope
-    body: dict[str, Any]
-    decided: Decided
-    record: RequestRecord
 
 
 class Dispatch:
@@ -131,7 +120,7 @@ class Dispatch:
         if len(decided.by_target) == 1:
             await self._run(incoming, decided.decisions[0].target, body, client.receive, answer)
         else:
-            await answer_split(incoming, self._run, client.receive, answer)
+            await answer_prompt_list(incoming, self._run, client.receive, answer)
 
     async def _routed(self, texts: Sequence[str], client: Client) -> Decided:
         """Decide in this turn of the loop if that needs no waiting; else wait as long as the client does."""

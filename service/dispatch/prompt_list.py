@@ -11,19 +11,17 @@ import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Message, Receive, Send
 
+from service.dispatch.incoming import Incoming
 from service.errors import BadRequestError, error_body, error_response
 from service.headers import REQUEST_ID
 from service.request.names import AUTO, Target
 
-if TYPE_CHECKING:
-    from service.dispatch.dispatch import Incoming
-
-Run = Callable[["Incoming", Target, dict[str, Any], Receive, Send], Awaitable[None]]
+Run = Callable[[Incoming, Target, dict[str, Any], Receive, Send], Awaitable[None]]
 _DONE = "[DONE]"
 _log = logging.getLogger(__name__)
 
@@ -82,7 +80,7 @@ class _Part:
         return choices
 
 
-async def answer_split(incoming: Incoming, run: Run, receive: Receive, send: Send) -> None:
+async def answer_prompt_list(incoming: Incoming, run: Run, receive: Receive, send: Send) -> None:
     """Answer a `/v1/completions` request whose prompts need several targets.
 
     `run` has the engine answer one part. If one part fails, that error is the answer of the whole.

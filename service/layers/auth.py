@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import NotFoundError, UnauthorizedError, UsageError, error_response
-from service.routes import playground
+from service.request.endpoints import PLAYGROUND
 from service.settings import Settings
 
 OPEN_PATHS = frozenset({"/", "/health", "/health/live", "/health/ready"})
@@ -106,7 +106,7 @@ class Authentication:
 
 
 def _is_open(path: str) -> bool:
-    return path in OPEN_PATHS or path.startswith(playground.PREFIX)
+    return path in OPEN_PATHS or path.startswith(PLAYGROUND)
 
 
 def _keys(given: Sequence[SecretStr], file: Path | None, setting: str) -> Keys:

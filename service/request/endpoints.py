@@ -1,4 +1,4 @@
-"""Which of vLLM's routes clients reach. Everything that is not here is 404, whatever vLLM adds."""
+"""Which of vLLM's routes clients reach: what neither stands here nor is a route of ours is 404, whatever vLLM adds."""
 
 from __future__ import annotations
 
@@ -31,6 +31,10 @@ ENDPOINTS: dict[str, Endpoint] = {
         Endpoint("/detokenize", "tokens"),
     )
 }
+
+
+PLAYGROUND = "/playground/"
+"""What `/` itself loads lies here. Both are static and hold nothing secret, so they need no key."""
 
 
 def endpoint_of(method: str, path: str) -> Endpoint:

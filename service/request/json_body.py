@@ -1,7 +1,7 @@
 """A request body as a JSON object, read strictly: whoever reads it after us reads the same.
 
 Python's reader is lenient (NaN, infinite numbers, UTF-16, numbers of any length); what it lets through
-would reach the tokenizer or the engine and fail there.
+would reach the tokenizer or the engine and fail there. A body that is not announced as plain JSON is not read at all.
 """
 
 from __future__ import annotations
@@ -11,12 +11,38 @@ import math
 import re
 from typing import Any, NoReturn
 
-from service.errors import BadRequestError
+from starlette.types import Scope
+
+from service.errors import BadRequestError, UnsupportedMediaTypeError
 
 MAX_DEPTH = 128  # ours: the engine takes JSON schemas of 64 levels, and they stand some levels deep
 _INTEGERS = range(-(2**63), 2**64)  # what the engine's own messages can carry
 _LONG_NUMBER = re.compile(r"\d{19}|\d[eE]\+?\d{3}")
 """Stands in every text that has an integer beyond 64 bits or an infinite number (and in some others)."""
+
+_ANNOUNCED = (b"content-type", b"content-encoding")
+
+
+def check_content_type(scope: Scope) -> None:
+    """Let a request through whose headers announce plain JSON.
+
+    Raises:
+        UnsupportedMediaTypeError: they announce something else, or a compressed body.
+
+    """
+    # Of a header that is sent twice the first counts, as it does for the engine.
+    announced = {
+        name: value.decode("latin-1") for name, value in reversed(scope["headers"]) if name in _ANNOUNCED
+    }
+    media_type = announced.get(b"content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        given = f"not {media_type[:60]!r}" if media_type else "and say so"
+        raise UnsupportedMediaTypeError(f"Send JSON with `content-type: application/json`, {given}")
+    encoding = announced.get(b"content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise UnsupportedMediaTypeError(
+            f"Compressed bodies ({encoding[:20]!r}) are not read: send plain JSON"
+        )
 
 
 def parse_object(body: bytes) -> dict[str, Any]:

@@ -9,8 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from starlette.types import Scope
+
 from service.errors import BadRequestError
+from service.request.constraints import check_constraints
+from service.request.content import check_text_only
 from service.request.endpoints import Endpoint
+from service.request.json_body import check_content_type, parse_object
 
 _STATELESS = "this service keeps no state: send the whole conversation with every request"
 _STORES_NOTHING = "this service stores no answers: leave it out or send false"
@@ -60,6 +65,21 @@ REFUSED: dict[str, str] = {
     "guided_decoding_backend": _CONSTRAINTS,
     "guided_whitespace_pattern": _CONSTRAINTS,
 }
+
+
+def accepted_body(endpoint: Endpoint, scope: Scope, raw: bytes) -> dict[str, Any]:
+    """Return the body of a request to `endpoint`.
+
+    Raises:
+        UnsupportedMediaTypeError: it is not announced as plain JSON.
+        BadRequestError: it is no JSON object, asks for what is refused, or carries more than text.
+
+    """
+    check_content_type(scope)
+    body = without_refused_fields(endpoint, parse_object(raw))
+    check_text_only(body)
+    check_constraints(body)
+    return body
 
 
 def without_refused_fields(endpoint: Endpoint, body: dict[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,7 @@ from pathlib import Path
 from fastapi import APIRouter, Response
 
 from service.errors import NotFoundError
-
-PREFIX = "/playground/"
-"""What `/` itself loads lies here. Both are static and hold nothing secret, so they need no key."""
+from service.request.endpoints import PLAYGROUND
 
 _PAGE = "index.html"
 _FILES = {file.name: file.read_bytes() for file in (Path(__file__).parents[1] / "playground").iterdir()}
@@ -38,7 +36,7 @@ async def page() -> Response:
     return _answer(_PAGE)
 
 
-@router.api_route(PREFIX + "{name}", methods=["GET", "HEAD"])
+@router.api_route(PLAYGROUND + "{name}", methods=["GET", "HEAD"])
 async def part(name: str) -> Response:
     """Return a script, the style or the icon.
 
@@ -47,7 +45,7 @@ async def part(name: str) -> Response:
 
     """
     if name == _PAGE or name not in _FILES:
-        raise NotFoundError(f"{PREFIX}{name} is not served here")
+        raise NotFoundError(f"{PLAYGROUND}{name} is not served here")
     return _answer(name)
 
 

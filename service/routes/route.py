@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict
 
 from service.errors import BadRequestError
-from service.request.content_type import check_content_type
-from service.request.json_body import parse_object
+from service.request.json_body import check_content_type, parse_object
 
 router = APIRouter()
+
+
+class OnePerTurn:
+    """Whoever waits here goes on alone: at most one in a turn of the event loop, in the order they came.
+
+    A token on its way to a client takes some twenty turns of the loop. Where each turn first answers everybody who
+    asks for something cheap, that token waits for all of them twenty times over.
+    """
+
+    def __init__(self) -> None:
+        """Nobody waits."""
+        self._line = asyncio.Lock()
+
+    async def turn(self) -> None:
+        """Return in a turn of one's own."""
+        async with self._line:
+            await asyncio.sleep(0)
 
 
 async def read_strictly(request: Request) -> None:

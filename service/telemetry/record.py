@@ -7,24 +7,46 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from starlette.types import Message, Scope, Send
 
+from service.engine.usage import Usage, UsageReader
 from service.headers import REQUEST_ID
 from service.request.decision import Decided, Reason
 from service.request.endpoints import ENDPOINTS, Endpoint
 from service.request.names import Target
-from service.telemetry.usage import Usage, UsageReader
-
-if TYPE_CHECKING:
-    from service.telemetry.spans import GenerationSpan, RequestSpan
 
 CLIENT_LEFT = "499"
 """The code of a request whose client left before its answer was complete."""
 CRASHED = "500"
 _KEY = "gradientspace.record"
 _REQUEST_ID = REQUEST_ID.encode()
+
+
+class GenerationSpan(Protocol):
+    """The trace of one generation."""
+
+    def end(self, generation: Generation) -> None:
+        """Say how it went."""
+
+
+class RequestSpan(Protocol):
+    """The trace of one request: `service.telemetry.spans` makes it, where traces are asked for."""
+
+    @property
+    def trace_id(self) -> str:
+        """32 hex digits."""
+
+    @property
+    def span_id(self) -> str:
+        """16 hex digits."""
+
+    def begin_generation(self, generation: Generation, scope: Scope) -> GenerationSpan:
+        """Start the span of one generation, and say so in the trace headers of its scope."""
+
+    def end(self, record: RequestRecord) -> None:
+        """Say how the request went."""
 
 
 @dataclass

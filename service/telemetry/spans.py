@@ -25,9 +25,9 @@ from starlette.types import Scope
 from service.request.names import AUTO
 
 if TYPE_CHECKING:
+    from service.engine.usage import Usage
     from service.request.endpoints import Endpoint
     from service.telemetry.record import Generation, RequestRecord
-    from service.telemetry.usage import Usage
 
 PROVIDER = "gradientspace"
 _FLUSH_SECONDS = 2.0  # ours: the end of the service waits no longer for a collector that is not there

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
 from service import headers
-from service.app import build_metrics_app
+from service.app import Shortcut, build_metrics_app
 from tests.stand_ins.app_setup import app_of, request
 from tests.stand_ins.dispatch_setup import Setup
 
@@ -38,3 +44,28 @@ async def test_the_key_comes_before_the_body_and_everything_is_counted() -> None
     assert (await request(app, "GET", "/health/ready")).status_code == 200
     assert setup.count("rejected_total", reason="unauthorized") == 3
     assert setup.count("rejected_total", reason="body_bytes") == 1
+
+
+@pytest.fixture
+def shortcut() -> httpx.AsyncClient:
+    async def route(request: object) -> PlainTextResponse:
+        return PlainTextResponse("a route")
+
+    routes = Starlette(routes=[Route("/v1/models", route), Route("/v1/completions", route, methods=["POST"])])
+    app = Shortcut(routes, PlainTextResponse("dispatch"))
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "taken_by"),
+    [
+        ("POST", "/v1/completions", "dispatch"),  # a route with this path would not be asked
+        ("GET", "/v1/completions", "dispatch"),  # which says 405 in the error shape
+        ("GET", "/v1/models", "a route"),
+        ("POST", "/v1/completions/more", "Not Found"),
+    ],
+)
+async def test_requests_for_the_engine_skip_the_search_through_our_routes(
+    shortcut: httpx.AsyncClient, method: str, path: str, taken_by: str
+) -> None:
+    assert (await shortcut.request(method, path)).text == taken_by

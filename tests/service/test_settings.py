@@ -11,8 +11,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from service.errors import UsageError
-from service.settings import SECRETS, Settings, flag_of, variable_of
-from service.settings_sources import resolve
+from service.settings import SECRETS, Settings, flag_of, resolve, variable_of
 
 EXAMPLES: dict[str, Any] = {
     "bundle": "runs/x/bundle",

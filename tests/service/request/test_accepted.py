@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from service.errors import BadRequestError, UnsupportedMediaTypeError
-from service.request.accepted import accepted_body
 from service.request.endpoints import ENDPOINTS
 from service.request.json_body import MAX_DEPTH, parse_object
-from service.request.refused_fields import REFUSED
+from service.request.refused_fields import REFUSED, accepted_body
 
 JSON = [(b"content-type", b"application/json")]
 CHAT, RESPONSES, COMPLETIONS = (

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import service.serve
 from cli.main import app as command
 from service import headers
-from service.routes.playground import PREFIX
+from service.request.endpoints import PLAYGROUND
 from service.settings import Settings
 from tests.stand_ins.app_setup import app_of
 from tests.stand_ins.dispatch_setup import Setup
@@ -27,9 +27,9 @@ async def ask(path: str, method: str = "GET", **options: Any) -> httpx.Response:
     ("path", "kind"),
     [
         ("/", "text/html; charset=utf-8"),
-        (f"{PREFIX}page.js", "text/javascript; charset=utf-8"),
-        (f"{PREFIX}style.css", "text/css; charset=utf-8"),
-        (f"{PREFIX}icon.svg", "image/svg+xml"),
+        (f"{PLAYGROUND}page.js", "text/javascript; charset=utf-8"),
+        (f"{PLAYGROUND}style.css", "text/css; charset=utf-8"),
+        (f"{PLAYGROUND}icon.svg", "image/svg+xml"),
     ],
 )
 async def test_every_part_of_the_page_forbids_what_it_does_not_need(path: str, kind: str) -> None:
@@ -50,13 +50,13 @@ def is_refused(answer: httpx.Response) -> bool:
 
 
 async def test_off_means_404_in_the_error_shape() -> None:
-    for path in ("/", f"{PREFIX}page.js"):
+    for path in ("/", f"{PLAYGROUND}page.js"):
         assert is_refused(await ask(path, playground=False))
 
 
 async def test_nothing_else_of_the_disk_is_served() -> None:
     for name in ("", "index.html", "nothing.js", "..%2Fsettings.py", "%2e%2e/settings.py", "..\\settings.py"):
-        assert is_refused(await ask(PREFIX + name)), name
+        assert is_refused(await ask(PLAYGROUND + name)), name
 
 
 @pytest.mark.parametrize(("given", "expected"), [([], True), (["--no-playground"], False)])

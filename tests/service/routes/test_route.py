@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from service.request.decision import Decided
 from service.routes import route
-from service.routes.one_per_turn import OnePerTurn
+from service.routes.route import OnePerTurn
 
 CALLERS = 20
 

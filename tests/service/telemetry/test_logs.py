@@ -15,6 +15,7 @@ import pytest
 
 from service import logs
 from service.engine.environment import prepare_environment
+from service.engine.log_lines import SEES_ONLY_TOKENS, configure_engine_logging
 from service.layers.request_id import Identity
 from service.logs import configure_logging
 from tests.stand_ins.dispatch_setup import Setup, WordRouter
@@ -32,14 +33,15 @@ def logged(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 
     class Logged:
         def configure(self, log_format: Any, verbose: bool = False, log_requests: bool = True) -> None:
-            configure_logging(log_format, verbose, log_requests)
+            configure_logging(log_format, verbose, log_requests, SEES_ONLY_TOKENS)
+            configure_engine_logging()
 
         def lines(self) -> list[str]:
             return capfd.readouterr().err.splitlines()
 
     yield Logged()
     root = logging.getLogger()
-    root.handlers = [h for h in root.handlers if not isinstance(h, logs._ServiceHandler)]
+    root.handlers = [h for h in root.handlers if not isinstance(h, logs.ServiceHandler)]
     logging.captureWarnings(False)
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)

@@ -11,7 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from service.errors import UsageError
-from service.http_protocol import HttpProtocol
+from service.http_server.protocol import HttpProtocol
 
 _LINGER_SECONDS = 2  # ours: for clients that have not sent all of a request, or not read all of an answer
 

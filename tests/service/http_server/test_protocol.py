@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from service import http_protocol
-from service.http_server import bound_socket, listening
+from service.http_server import protocol
+from service.http_server.port import bound_socket, listening
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: t\r\n\r\n"
 SECONDS = 0.3
@@ -27,7 +27,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", SECONDS)
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", SECONDS)
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from service.telemetry.usage import Usage, UsageReader
+from service.engine.usage import Usage, UsageReader
 
 TEXT = 'a text with "usage" and\ndata: {"x": 1} in it'
 RESPONSE = {"output": [{"text": TEXT}], "usage": {"input_tokens": 5, "output_tokens": 3, "total_tokens": 8}}
