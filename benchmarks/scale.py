@@ -1,4 +1,4 @@
-"""The tables of docs/plan.md and docs/scale.md, from the code that plans: `python -m benchmarks.scale`."""
+"""The tables of docs/plan.md and docs/measurements/scale.md, from the code that plans: `python -m benchmarks.scale`."""
 
 from __future__ import annotations
 

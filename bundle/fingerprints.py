@@ -16,7 +16,7 @@ TOP_TOKENS = 20
 BASE = "the base model"
 """The name of the base's fingerprint; no adapter's name has a space."""
 
-_TOLERANCES = {"float32": 0.01}  # ours, in nats, measured: docs/fingerprints.md says how
+_TOLERANCES = {"float32": 0.01}  # ours, in nats, measured: docs/measurements/fingerprints.md
 _TOLERANCE_OF_SHORT_FLOATS = 0.1
 _APART = 3
 

@@ -1,7 +1,7 @@
 """What the pages name is there: links, paths, modules, functions, settings, tests.
 
-The pages under docs/measurements/ are a notebook: they may name files and commands of the commit they were measured
-at. Their links have to lead somewhere all the same.
+The pages under docs/measurements/ are a notebook, and CHANGELOG.md tells what went: they may name files, commands and
+settings of an earlier commit. Their links have to lead somewhere all the same.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROOMS = (
 )
 NOTEBOOK = ROOT / "docs" / "measurements"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-HOW_TO = [page for page in PAGES if not page.is_relative_to(NOTEBOOK)]
+HOW_TO = [page for page in PAGES if not page.is_relative_to(NOTEBOOK) and page.name != "CHANGELOG.md"]
 # What a bundle holds stands in the same words as the rooms that make and read it.
 IN_A_BUNDLE = re.compile(r"router/(head\.safetensors|tokenizer|model\.onnx)|bundle/report/.*")
 

@@ -137,7 +137,7 @@ class ExpertsSection(Section):
         0.75,
         "ours",
         "part of the epochs that one adapter on all rows has, before the experts start from it on their own rows; the "
-        "paper's is 0 (docs/results.md)",
+        "paper's is 0 (docs/measurements/table-one.md)",
         ge=0,
         lt=1,
     )

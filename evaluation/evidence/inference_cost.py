@@ -114,7 +114,7 @@ def inference_cost(run: FinishedRun, prompts: int) -> Exhibit:
         f"counted, they are {totals['ELREA'] / base:.2f}: the gradient goes back through the frozen base too.",
         f"The paper takes F_SP << F_LoRA; here F_SP is {counted['router'] / lora:.1f} times F_LoRA and "
         f"{counted['router'] / base:.2f} times F_base.",
-        "Served, through vLLM: docs/serving-speed.md, contender `ensemble`.",
+        "Served, through vLLM: docs/measurements/serving-speed.md, contender `ensemble`.",
     ]
     figures = {
         "k": k,

@@ -5,7 +5,7 @@ row's own gradients are, exactly, `s (g B)^T x` [r, in] in A and `s g^T (x A^T)`
 over rows, and no row's loss sees another row. So a forward hook keeps x, a hook on the output's gradient forms the
 two products, and autograd never computes a summed weight gradient at all. Nothing but x and g is needed, so the
 layer itself may run with A and B merged into W: fewer products and passes over memory than a step of training.
-docs/gradients.md has the figures.
+docs/measurements/gradient-speed.md has the figures.
 """
 
 from __future__ import annotations

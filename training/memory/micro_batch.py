@@ -25,7 +25,7 @@ from training.rows.rendering import TokenRow
 _META = torch.device("meta")
 
 # glibc takes blocks of 32 MiB and more from the system and gives them back at once. Smaller ones come from its
-# heap, which aligned blocks leave full of holes: measured (docs/plan.md) for the same living tensors.
+# heap, which aligned blocks leave full of holes: measured (docs/measurements/memory.md) for the same living tensors.
 _HEAP_LIMIT = 32 << 20
 _HEAP_WITH_HOLES = 1.75
 

@@ -21,7 +21,7 @@ from training.recipe import ClustersSection
 
 @pytest.fixture(autouse=True)
 def _few_splits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seconds, not minutes: what twenty splits cost is measured in docs/cluster-count.md."""
+    """Seconds, not minutes: what twenty splits cost stands in docs/cluster-count.md."""
     monkeypatch.setattr(cluster_count, "_SPLITS", 8)
 
 
