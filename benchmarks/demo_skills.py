@@ -23,21 +23,21 @@ from transformers.utils import logging as transformers_logging
 from bundle.errors import BundleError
 from bundle.read import read_bundle
 from demo.rows import SKILLS, is_correct, make_rows
-from evaluation.answers.engine_protocol import greedy_answers
-from evaluation.wilson import wilson_interval
+from evaluation.answers.engines import greedy_answers
+from evaluation.intervals import wilson_interval
 from router.load import load_router
 from router.protocol import Router
 from router.text import routed_text
-from training.bundling.bundle import git_commit
 from training.errors import TrainingError
 from training.models.finetune import Schedule, finetune, load_adapter
 from training.progress import Narrator
 from training.recipe import Recipe
 from training.rows.reading import Row, parse_row
 from training.rows.rendering import TokenRow, prompt_ids
-from training.run.inputs import Inputs, read_inputs
-from training.run.processes import World
-from training.run.stages import Stage, StageStore
+from training.stages.inputs import Inputs, read_inputs
+from training.stages.processes import World
+from training.stages.provenance import git_commit
+from training.stages.store import Stage, StageStore
 
 SYSTEMS = ("base", "one LoRA", "auto", "experts by true skill")
 _MAX_NEW_TOKENS = 64

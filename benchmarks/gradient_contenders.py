@@ -15,13 +15,12 @@ from transformers import PreTrainedModel
 
 from training.clusters.cache import ExactCache
 from training.clusters.centroids import Centroids
-from training.gradients.micro_batches import micro_batches
-from training.gradients.row_gradients import RowGradients
+from training.gradients.row_gradients import RowGradients, micro_batches
 from training.gradients.row_loss import attention_kernels, pad_rows, row_losses
 from training.gradients.source import Recomputed
 from training.recipe import ClustersSection
 from training.rows.rendering import TokenRow
-from training.run.processes import World
+from training.stages.processes import World
 
 _CLUSTERS = 7  # as many as the paper finds in its mix of data
 _CACHE_ROWS = 4  # per cluster: full at once, so that every insert also drops a row, as it does in a long run

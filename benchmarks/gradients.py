@@ -34,10 +34,10 @@ from benchmarks.gradient_contenders import (
 )
 from benchmarks.gradient_shapes import Shape, adapted, rows_for, shapes
 from benchmarks.stage_two_cost import peaks_by_rows, second_epoch_share
-from training.bundling.bundle import git_commit
 from training.gradients.row_gradients import RowGradients
 from training.recipe import ClustersSection
 from training.rows.rendering import TokenRow
+from training.stages.provenance import git_commit
 
 _GPU_TOKENS = 16384  # padded tokens per backward pass on a GPU; on a CPU the recipe's default
 _PRODUCT_SIZE = {"cpu": 2048, "cuda": 8192}

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from training.bundling.bundle import git_commit
+from training.stages.provenance import git_commit
 
 
 def machine(*packages: str) -> dict[str, Any]:

@@ -31,10 +31,8 @@ from benchmarks.router_contenders import (
     routers_of,
 )
 from benchmarks.router_eager import EagerPipeline
-from benchmarks.router_memory import memories
 from benchmarks.router_rows import HeldOut, held_out_rows, router_rows, run_stages, training_inputs
 from benchmarks.router_table import print_record
-from benchmarks.router_threads import threads_beside_an_engine
 from benchmarks.router_timing import (
     LENGTHS,
     at_once,
@@ -52,7 +50,7 @@ from router.protocol import Router
 from training.errors import TrainingError
 from training.models.encoder import Encoder
 from training.router.quality import coverage_at, quality
-from training.run.inputs import Inputs
+from training.stages.inputs import Inputs
 
 Say = Callable[[str], None]
 Record = dict[str, Any]
@@ -134,12 +132,6 @@ def measured(bundle: Bundle, sizes: _Sizes, scratch: Path, say: Say) -> Record:
     _timed(record, routers, bundle.router_folder / TOKENIZER_FILE, held_out, sizes, say)
     served = bundle.manifest.router.kind
     record["texts_per_s"] = _throughput(bundle, routers, encoder, held_out, sizes, say)
-    longest = max(held_out.judged.texts, key=len)
-    say("memory, each router in a process of its own")
-    for name, megabytes in memories(bundle, routers, longest).items():
-        record["routers"][name]["memory_mb"] = megabytes
-    beside = held_out.judged.texts[: sizes.at_once // 2]
-    record["threads"] = {} if served == _SLOW else threads_beside_an_engine(bundle, beside)
     say("the ceiling: prompt and response")
     found = _ceiling(bundle, encoder, inputs, held_out, sizes)
     return record | {

@@ -24,7 +24,7 @@ from training.models.encoder import Encoder, load_encoder
 from training.router.export import write_router
 from training.router.head import Head, fit_head, fit_temperature
 from training.router.int8 import quantise
-from training.run.inputs import Inputs
+from training.stages.inputs import Inputs
 
 KINDS: tuple[RouterKind, ...] = ("keyword", "embedding", "semantic")
 

@@ -17,7 +17,7 @@ from training.errors import TrainingError
 from training.progress import Narrator
 from training.recipe import Recipe
 from training.router.held_out import FIT, JUDGE, TEACH
-from training.run.inputs import Inputs, read_inputs
+from training.stages.inputs import Inputs, read_inputs
 
 _ASSIGNMENTS = "report/assignments.parquet"
 _NEEDED = {"text", "response", "label", "use"}

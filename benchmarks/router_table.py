@@ -43,10 +43,8 @@ def _quality(record: dict[str, Any]) -> Table:
 
 def _latency(record: dict[str, Any]) -> Table:
     lengths = [what for what in record["timed_texts"] if what != "rows"]
-    table = Table(
-        title="One text at a time, ms at p50 / p95 / p99; texts per second from eight callers, memory"
-    )
-    for column in ("router", "held-out rows", *(f"{length} tokens" for length in lengths), "texts/s", "MB"):
+    table = Table(title="One text at a time, ms at p50 / p95 / p99; texts per second from eight callers")
+    for column in ("router", "held-out rows", *(f"{length} tokens" for length in lengths), "texts/s"):
         table.add_column(
             column, justify="left" if column == "router" else "right", no_wrap=column == "router"
         )
@@ -57,7 +55,6 @@ def _latency(record: dict[str, Any]) -> Table:
             _three(found),
             *(_three(found["by_tokens"][length]) for length in lengths),
             "" if rate is None else f"{rate:.0f}",
-            f"{found['memory_mb']:.0f}" if "memory_mb" in found else "",
         )
     return table
 
@@ -72,8 +69,8 @@ def _short(milliseconds: float) -> str:
 
 def _sentences(record: dict[str, Any]) -> list[str]:
     lines = [
-        f"* is what the bundle names; its encoder, if it has one, in {record['precision']}. MB: what a router adds to "
-        "a process, and the libraries it needs. at 99 %, at 99.9 %: the share of rows that can be routed at that "
+        f"* is what the bundle names; its encoder, if it has one, in {record['precision']}. "
+        "at 99 %, at 99.9 %: the share of rows that can be routed at that "
         "agreement; n/r: these rows don't show it at any confidence, so nothing may be switched on by it."
     ]
     cascade = record["cascade"]
@@ -100,11 +97,6 @@ def _sentences(record: dict[str, Any]) -> list[str]:
         lines.append(
             f"A router that sees prompt and response agrees on {100 * record['ceiling']:.1f} % of "
             f"{record['ceiling_rows']:,} rows: what is learnable at all with this encoder."
-        )
-    for threads, found in record["threads"].items():
-        lines.append(
-            f"Encoder alone with {threads} thread(s) beside a busy engine of one thread: {found['texts_per_s']:.0f} "
-            f"texts/s, and the engine keeps {100 * found['engine_keeps']:.0f} % of its speed."
         )
     lines += record["notes"]
     lines.append(f"{record['seconds']:.0f} s in all.")

@@ -25,8 +25,8 @@ from training.gradients.source import Recomputed
 from training.gradients.store import StoredGradients
 from training.recipe import ClustersSection
 from training.rows.rendering import TokenRow
-from training.run.checkpoint import Checkpoint
-from training.run.processes import World
+from training.stages.checkpoint import Checkpoint
+from training.stages.processes import World
 
 _CLUSTERS = 4
 _PROBE_ROWS = 96

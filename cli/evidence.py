@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from evaluation.evidence.exhibit import Exhibit
     from evaluation.evidence.finished_run import FinishedRun
     from training.progress import Narrator
-    from training.run.stages import StageStore
+    from training.stages.store import StageStore
 
 evidence = typer.Typer(
     name="evidence",
@@ -192,8 +192,8 @@ def _store(output: Path) -> tuple[Narrator, StageStore]:
     from transformers.utils import logging
 
     from training.progress import Narrator
-    from training.run.processes import World
-    from training.run.stages import StageStore
+    from training.stages.processes import World
+    from training.stages.store import StageStore
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 _BLOCK = 200  # resamples at a time
+_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -55,3 +57,32 @@ def paired_differences(
 def _interval(point: float, drawn: NDArray[np.float64]) -> Difference:
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Difference(float(point), float(low), float(high))
+
+
+def overall_difference(
+    ours: NDArray[np.float64], theirs: NDArray[np.float64], tokens: NDArray[np.int64]
+) -> Difference:
+    """Loss per token of the first less that of the second: summed losses [n] or [S, n] of the same rows, tokens [n]."""
+    ours, theirs = np.atleast_2d(ours), np.atleast_2d(theirs)
+    return paired_differences(ours, theirs, tokens, ["all"] * len(tokens), _RESAMPLES)["all"]
+
+
+def told(difference: Difference) -> str:
+    """As tables say it: the value and its 95 % interval."""
+    return f"{difference.mean:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"
+
+
+def side(difference: Difference) -> int:
+    """-1 if the whole interval lies below zero, 1 if above, 0 if zero is in it."""
+    return -1 if difference.high < 0 else 1 if difference.low > 0 else 0
+
+
+def wilson_interval(right: int, total: int) -> tuple[float, float]:
+    """95 % Wilson score interval of `right` out of `total`, as shares in [0, 1].
+
+    Raises:
+        ValueError: nothing was counted.
+
+    """
+    low, high = binomtest(right, total).proportion_ci(method="wilson")
+    return float(low), float(high)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.answers.exact_match import is_match
-from evaluation.table_one.results import write_whole
+from evaluation.record import write_whole
 from training.errors import RowsError, TrainingError
 from training.progress import Narrator
 from training.rows.reading import Message, Row, parse_row, records

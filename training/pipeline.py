@@ -15,15 +15,7 @@ from transformers.utils import logging as transformers_logging
 from bundle.errors import BundleError
 from bundle.manifest import Calibration, RoutedText, RouterRecord
 from bundle.read import Bundle, read_bundle
-from training.bundling.bundle import (
-    Expert,
-    Fallback,
-    Parts,
-    Report,
-    git_commit,
-    package_versions,
-    write_bundle,
-)
+from training.bundling.bundle import Expert, Fallback, Parts, Report, write_bundle
 from training.clusters.assignment import Assignment
 from training.clusters.norm_shares import norm_shares
 from training.clusters.quality import cluster_quality
@@ -37,9 +29,6 @@ from training.recipe import Recipe
 from training.report.examples import cluster_examples
 from training.router.held_out import HeldOut, held_out_table, label_held_out
 from training.router.making import OTHERS
-from training.run.inputs import Inputs, read_inputs
-from training.run.processes import World, join_world
-from training.run.stages import StageResult, StageStore
 from training.stage_one import warm_up
 from training.stage_three import expert_name, train_experts, train_fallback, train_router, train_shared
 from training.stage_two import (
@@ -52,6 +41,10 @@ from training.stage_two import (
     read_gram,
     start_clusters,
 )
+from training.stages.inputs import Inputs, read_inputs
+from training.stages.processes import World, join_world
+from training.stages.provenance import git_commit, package_versions
+from training.stages.store import StageResult, StageStore
 
 
 def train(recipe: Recipe, narrator: Narrator) -> Bundle:

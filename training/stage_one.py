@@ -9,8 +9,8 @@ from typing import Any
 from training.gradients.plain_lora import check_adapter
 from training.models.finetune import Schedule, new_adapter
 from training.models.tuning import tune
-from training.run.inputs import Inputs
-from training.run.stages import Stage, StageResult, StageStore
+from training.stages.inputs import Inputs
+from training.stages.store import Stage, StageResult, StageStore
 
 
 def warm_up(inputs: Inputs, store: StageStore) -> StageResult:

@@ -16,8 +16,8 @@ from training.router.held_out import HeldOut
 from training.router.making import make_router
 from training.router.prompt_gradients import PromptGradients
 from training.router.rows import RoutedRows
-from training.run.inputs import Inputs
-from training.run.stages import Stage, StageResult, StageStore, Work
+from training.stages.inputs import Inputs
+from training.stages.store import Stage, StageResult, StageStore, Work
 
 
 def expert_name(label: int) -> str:

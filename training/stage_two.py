@@ -19,17 +19,17 @@ from torch.nn.functional import normalize
 from training.clusters.assignment import Assignment, assign, compare_rows
 from training.clusters.centroids import Movement, calibrate
 from training.clusters.count import choose_clusters
+from training.clusters.facts import cluster_facts, write_assignments
 from training.clusters.gram import FactorShares, ProbeGradients
 from training.clusters.row_orders import InCoordinates, shuffle_agreement
 from training.diagnosis.diagnosis import diagnose, require_healthy
 from training.gradients.source import make_unit_
 from training.gradients.supply import GradientSupply, row_gradients
 from training.memory.plan import Plan
-from training.report.report import cluster_facts, write_assignments
-from training.run.checkpoint import Checkpoint
-from training.run.inputs import Inputs
-from training.run.processes import World
-from training.run.stages import Stage, StageResult, StageStore
+from training.stages.checkpoint import Checkpoint
+from training.stages.inputs import Inputs
+from training.stages.processes import World
+from training.stages.store import Stage, StageResult, StageStore
 
 ASSIGNMENTS = "assignments.parquet"
 _CENTROIDS = "centroids.safetensors"

@@ -16,7 +16,7 @@ from evaluation.seed.drawn_rows import DrawnRow
 from evaluation.seed.partition import Fitted
 from evaluation.seed.scoring import loaded
 from evaluation.seed.seed_run import SeedRun
-from training.run.stages import Stage
+from training.stages.store import Stage
 
 
 def exact_matches(

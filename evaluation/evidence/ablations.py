@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,20 +21,20 @@ from sklearn.metrics import adjusted_rand_score
 from evaluation.errors import EvidenceError
 from evaluation.evidence.exhibit import ACCENT, INK, MUTED, SECOND, Exhibit, Table, canvas
 from evaluation.evidence.finished_run import FinishedRun
-from evaluation.evidence.fresh_start import fresh_adapter
 from evaluation.evidence.gradient_cosines import GradientCosines, gradient_cosines
 from evaluation.evidence.rerun import Rerun
 from evaluation.evidence.stage_two_variant import Clustered, Span, Variant
-from evaluation.intervals import Difference
-from evaluation.overall_difference import overall_difference, told
+from evaluation.intervals import Difference, overall_difference, told
 from evaluation.seed.experts import train_partition
-from evaluation.seed.partition import ORACLE, ROUTER, Partition, one_expert_each
+from evaluation.seed.partition import ORACLE, ROUTER, Model, Partition, one_expert_each
 from evaluation.seed.projected_gradients import DIMENSIONS, projected_gradients
 from evaluation.seed.scoring import Scores, score
+from evaluation.seed.seed_run import SeedRun
 from training.clusters.quality import cluster_quality
 from training.errors import TrainingError
+from training.models.finetune import new_adapter
 from training.rows.rendering import TokenRow
-from training.run.stages import StageStore
+from training.stages.store import Stage, StageStore
 
 DEFAULT = "default: full dimension, unit rows, lifted start, exact cache, warm experts"
 _BETAS = (0.0, 0.5, 0.99)
@@ -280,3 +281,23 @@ def _losses_over_default(axes: Axes, tried: Sequence[Tried]) -> None:
     axes.axvline(0, color=MUTED, lw=0.8)
     axes.set_yticks([])
     axes.set_title("loss over default: oracle blue, router red", fontsize=9, loc="left")
+
+
+def fresh_adapter(run: SeedRun) -> Model:
+    """A new adapter (B = 0) of the recipe's shape; its warm-up's row visits are not made up for."""
+    recipe = run.inputs.recipe
+
+    def work(folder: Path) -> dict[str, Any]:
+        model = new_adapter(run.inputs.base, recipe.lora, run.seed)
+        config: Any = model.peft_config[model.active_adapters[0]]
+        config.target_modules = sorted(config.target_modules)
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+        return {}
+
+    depends_on = {
+        "base": run.inputs.base.record.model_dump(),
+        "lora": recipe.lora.model_dump(),
+        "seed": run.seed,
+    }
+    done = run.store.run(Stage("fresh-adapter", "An adapter that was not warmed up", depends_on), work)
+    return Model("fresh", "adapter", done.folder, done.digest)

@@ -18,16 +18,15 @@ from evaluation.evidence.finished_run import FinishedRun
 from evaluation.evidence.gradient_cosines import GradientCosines, gradient_cosines
 from evaluation.evidence.rerun import Rerun
 from evaluation.evidence.stage_two_variant import Clustered, Span, Variant
-from evaluation.intervals import Difference
+from evaluation.intervals import Difference, overall_difference, told
 from evaluation.methods.one_lora import OneLora
-from evaluation.overall_difference import overall_difference, told
 from evaluation.seed.experts import train_partition
 from evaluation.seed.partition import ONLY, ORACLE, ROUTER, one_expert_each
 from evaluation.seed.scoring import Scores, score
 from training.clusters.quality import cluster_quality
 from training.errors import TrainingError
 from training.rows.rendering import TokenRow
-from training.run.stages import StageStore
+from training.stages.store import StageStore
 
 _ROUTES = (ORACLE, ROUTER)
 

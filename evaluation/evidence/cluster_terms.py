@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from evaluation.evidence.exhibit import INK, SERIES, Exhibit, Table, canvas
 from evaluation.evidence.finished_run import FinishedRun
+from training.clusters.facts import cluster_by_source
 from training.clusters.terms import top_terms
-from training.report.report import cluster_by_source
 
 _TERMS = 10
 

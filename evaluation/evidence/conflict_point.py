@@ -32,9 +32,9 @@ from training.recipe import (
     SplitSection,
     WarmupSection,
 )
-from training.run.inputs import read_inputs
-from training.run.processes import World
-from training.run.stages import Stage, StageStore
+from training.stages.inputs import read_inputs
+from training.stages.processes import World
+from training.stages.store import Stage, StageStore
 
 Record = dict[str, str]
 RowMaker = Callable[[int, float, int, bool], list[Record]]

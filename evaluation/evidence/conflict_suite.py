@@ -13,8 +13,7 @@ from matplotlib.figure import Figure
 
 from evaluation.evidence.conflict_point import Outcome, Regime, RowMaker, measure_regime
 from evaluation.evidence.exhibit import MUTED, SERIES, Exhibit, Table, canvas
-from evaluation.intervals import Difference
-from evaluation.overall_difference import overall_difference, side, told
+from evaluation.intervals import Difference, overall_difference, side, told
 from training.errors import TrainingError
 from training.progress import Narrator
 

@@ -14,18 +14,17 @@ from evaluation.evidence.exhibit import ACCENT, MUTED, SECOND, Exhibit, Table, c
 from evaluation.evidence.finished_run import FinishedRun
 from evaluation.evidence.misrouting import Misrouting, misrouting
 from evaluation.evidence.rerun import Rerun
-from evaluation.intervals import Difference
+from evaluation.intervals import Difference, overall_difference, told
 from evaluation.methods.gradientspace import GradientSpace, gradient_clusters
 from evaluation.methods.one_lora import OneLora
 from evaluation.methods.protocol import Method
 from evaluation.methods.share_then_split import ShareThenSplit
-from evaluation.overall_difference import overall_difference, told
 from evaluation.seed.experts import train_adapter
 from evaluation.seed.partition import ONLY, ORACLE, ROUTER, Fitted, alone, one_expert_each
 from evaluation.seed.scoring import Scores, score
 from training.errors import TrainingError
 from training.rows.rendering import TokenRow
-from training.run.stages import StageStore
+from training.stages.store import StageStore
 
 _SHARES = (25, 50, 75)
 _PARTS = (0.25, 0.5)  # and all rows, which is the first place of the other curve

@@ -14,8 +14,8 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from evaluation.table_one.results import machine, write_whole
-from training.bundling.bundle import git_commit, package_versions
+from evaluation.record import machine, write_whole
+from training.stages.provenance import git_commit, package_versions
 
 INK, MUTED, ACCENT, SECOND = "#222222", "#767676", "#2f6db5", "#c4552d"
 SERIES = (ACCENT, SECOND, "#3d8a57", "#8a5ca8", "#b08a1e", "#4b8f98")

@@ -12,9 +12,9 @@ from evaluation.errors import EvidenceError
 from training.clusters.assignment import Assignment
 from training.progress import Narrator
 from training.recipe import Recipe
-from training.run.inputs import Inputs, read_inputs
-from training.run.stages import StageResult
 from training.stage_two import read_assignment
+from training.stages.inputs import Inputs, read_inputs
+from training.stages.store import StageResult
 
 
 @dataclass(frozen=True)

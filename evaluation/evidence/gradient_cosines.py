@@ -24,10 +24,10 @@ from training.clusters.gram import ProbeGradients
 from training.gradients.store import StoredGradients, remove_gradients
 from training.gradients.supply import row_gradients
 from training.rows.rendering import TokenRow
-from training.run.checkpoint import Checkpoint
-from training.run.inputs import Inputs
-from training.run.processes import World
-from training.run.stages import Stage, StageResult, StageStore
+from training.stages.checkpoint import Checkpoint
+from training.stages.inputs import Inputs
+from training.stages.processes import World
+from training.stages.store import Stage, StageResult, StageStore
 
 _FILE = "cosines.safetensors"
 _HELD_BYTES = 2 << 30  # gradients held at once; rows beyond it are read again, block by block

@@ -16,9 +16,9 @@ from scipy.special import softmax
 
 from training.errors import TrainingError
 from training.router.prompt_gradients import PromptGradients
-from training.run.inputs import Inputs
-from training.run.stages import StageResult
 from training.stage_two import read_assignment
+from training.stages.inputs import Inputs
+from training.stages.store import StageResult
 
 
 class GradientRouter:

@@ -19,7 +19,7 @@ from evaluation.evidence.exhibit import ACCENT, INK, MUTED, Exhibit, Table, canv
 from evaluation.evidence.finished_run import FinishedRun
 from evaluation.evidence.gradient_cosines import GradientCosines, gradient_cosines
 from training.clusters.quality import gradient_variance
-from training.run.stages import StageStore
+from training.stages.store import StageStore
 
 _DEALS = 20  # of labels at random
 

@@ -21,7 +21,7 @@ from evaluation.evidence.finished_run import FinishedRun
 from evaluation.evidence.flop_count import FlopCount
 from training.models.encoder import mean_pooled
 from training.rows.rendering import TokenRow
-from training.run.inputs import Inputs
+from training.stages.inputs import Inputs
 
 _WARM = 2  # answers before the clock counts
 

@@ -13,8 +13,8 @@ from evaluation.evidence.finished_run import FinishedRun
 from evaluation.seed.seed_run import SeedRun
 from training.rows.reading import read_rows
 from training.rows.rendering import TokenRow, render
-from training.run.inputs import Inputs
-from training.run.stages import StageResult, StageStore
+from training.stages.inputs import Inputs
+from training.stages.store import StageResult, StageStore
 
 
 class Rerun(SeedRun):

@@ -21,8 +21,8 @@ from training.gradients.source import make_unit_
 from training.gradients.supply import row_gradients
 from training.rows.reading import Row
 from training.rows.rendering import TokenRow, prompt_ids, render
-from training.run.inputs import Inputs
-from training.run.stages import Stage, StageStore
+from training.stages.inputs import Inputs
+from training.stages.store import Stage, StageStore
 
 # What the model is asked where the sentence is its answer; any constant would do.
 _REQUEST = "Write a sentence."

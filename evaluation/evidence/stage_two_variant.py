@@ -27,8 +27,8 @@ from training.clusters.spherical_kmeans import member_weights, spectrum_of
 from training.errors import RecipeError
 from training.progress import ignore_progress
 from training.recipe import ClustersSection
-from training.run.checkpoint import Checkpoint
-from training.run.processes import World
+from training.stages.checkpoint import Checkpoint
+from training.stages.processes import World
 
 _NOWHERE = Path(os.devnull)  # it takes seconds: no checkpoint of it is kept
 

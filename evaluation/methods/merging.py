@@ -10,7 +10,7 @@ from evaluation.methods.protocol import Method, Tuning
 from evaluation.seed.partition import Fitted, Model, alone
 from evaluation.seed.seed_run import SeedRun
 from training.models.finetune import load_adapter
-from training.run.stages import Stage
+from training.stages.store import Stage
 
 MERGED = "merged"
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from evaluation.methods.elrea import Elrea
-from evaluation.methods.elrea_paper import ElreaPaper
+from evaluation.methods.elrea import Elrea, ElreaPaper
 from evaluation.methods.full_finetuning import FullFinetuning
 from evaluation.methods.gradientspace import GradientSpace
 from evaluation.methods.kmeans import KMeansOnEmbeddings

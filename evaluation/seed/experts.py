@@ -14,7 +14,7 @@ from evaluation.seed.partition import Model, Partition
 from evaluation.seed.seed_run import SeedRun
 from training.errors import TrainingError
 from training.models.finetune import Schedule, finetune, load_adapter
-from training.run.stages import Stage, StageResult
+from training.stages.store import Stage, StageResult
 
 
 def train_adapter(

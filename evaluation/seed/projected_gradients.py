@@ -20,7 +20,7 @@ from training.gradients.row_gradients import RowGradients
 from training.gradients.source import make_unit_
 from training.models.finetune import load_adapter
 from training.rows.rendering import TokenRow
-from training.run.stages import Stage, StageResult
+from training.stages.store import Stage, StageResult
 
 DIMENSIONS = 8192  # paper, section 6.2
 _BLOCK_ROWS = 64

@@ -17,12 +17,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from evaluation.seed.partition import Fitted, Model
 from evaluation.seed.seed_run import SeedRun
-from training.gradients.micro_batches import micro_batches
+from training.gradients.row_gradients import micro_batches
 from training.gradients.row_loss import pad_rows
 from training.models.base_model import BaseModel, device
 from training.progress import Advance
 from training.rows.rendering import IGNORED, TokenRow
-from training.run.stages import Stage
+from training.stages.store import Stage
 
 _TOKENS = 4096  # padded tokens per forward pass
 _HEAD_CHUNK = 512  # positions whose logits exist at once, once per model

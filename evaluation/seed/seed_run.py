@@ -24,8 +24,6 @@ from training.memory.planning import plan_clusters
 from training.models.finetune import Schedule
 from training.router.head import fit_head
 from training.rows.rendering import TokenRow
-from training.run.inputs import Inputs
-from training.run.stages import Stage, StageResult, StageStore
 from training.stage_one import warm_up
 from training.stage_two import (
     assign_rows,
@@ -34,6 +32,8 @@ from training.stage_two import (
     read_centroids,
     start_clusters,
 )
+from training.stages.inputs import Inputs
+from training.stages.store import Stage, StageResult, StageStore
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from training.errors import RowsError, TrainingError
 from training.models.base_model import BaseModel, find_base
 from training.progress import Narrator
 from training.rows.rendering import use_chat_template
-from training.run.inputs import read_inputs
-from training.run.processes import World
-from training.run.stages import StageStore
+from training.stages.inputs import read_inputs
+from training.stages.processes import World
+from training.stages.store import StageStore
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-import torch
-
+from evaluation.record import machine, write_whole
 from evaluation.table_one.markdown import table_markdown
 from evaluation.table_one.recipe import EvaluationRecipe
-from training.bundling.bundle import git_commit, package_versions
+from training.stages.provenance import git_commit, package_versions
 
 
 def write_results(
@@ -40,25 +36,3 @@ def write_results(
     write_whole(recipe.output / "results.json", json.dumps(results, indent=2) + "\n")
     write_whole(recipe.output / "table1.md", text)
     return text
-
-
-def machine() -> str:
-    """Say what this ran on: the accelerator, or the processor, and the threads used."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used"
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file beside its place and rename it: half of it never exists."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.intervals import paired_differences
+from evaluation.intervals import paired_differences, wilson_interval
 from evaluation.seed.partition import ONLY
 from evaluation.table_one.comparison import Comparison, Outcome
-from evaluation.wilson import wilson_interval
 
 REFERENCE = "one-lora"
 """The method that every other is set against."""

@@ -13,8 +13,7 @@ from benchmarks import gradients as benchmark
 from benchmarks.gradient_contenders import Ours, Plain, needed_operations, padding_share
 from benchmarks.gradient_shapes import Shape, adapted, random_row, rows_for
 from benchmarks.stage_two_cost import peaks_by_rows, small_shape
-from training.gradients.micro_batches import micro_batches
-from training.gradients.row_gradients import RowGradients
+from training.gradients.row_gradients import RowGradients, micro_batches
 
 BUDGET = 64
 ROWS = [random_row(number, 3 + number % 5, 2 + number % 7) for number in range(12)]

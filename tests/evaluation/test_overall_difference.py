@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from evaluation.overall_difference import overall_difference, side, told
+from evaluation.intervals import overall_difference, side, told
 
 TOKENS = np.full(50, 4)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from scipy.stats import binomtest
 
-from evaluation.wilson import wilson_interval
+from evaluation.intervals import wilson_interval
 
 
 @pytest.mark.parametrize(("right", "total"), [(0, 10), (10, 10), (3, 7), (181, 200)])

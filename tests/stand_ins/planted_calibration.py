@@ -13,8 +13,8 @@ from tests.stand_ins.tiny_model import PlantedSource
 from training.clusters.centroids import Calibrated, Movement, calibrate
 from training.progress import Advance, ignore_progress
 from training.recipe import ClustersSection
-from training.run.checkpoint import Checkpoint
-from training.run.processes import World
+from training.stages.checkpoint import Checkpoint
+from training.stages.processes import World
 
 K, D, N = 3, 24, 150
 SECTION = ClustersSection(

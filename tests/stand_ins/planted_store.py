@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from training.gradients.store import StoredGradients
 from training.progress import Advance, ignore_progress
 from training.rows.rendering import TokenRow
-from training.run.processes import World
+from training.stages.processes import World
 
 N, D = 150, 1100  # a row doesn't end where a page does
 LENGTHS = np.random.default_rng(5).integers(4, 40, size=N).tolist()

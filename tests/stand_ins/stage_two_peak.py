@@ -28,8 +28,8 @@ from training.memory.plan import RowCounts, plan_stage_two
 from training.progress import ignore_progress
 from training.recipe import ClustersSection
 from training.rows.rendering import TokenRow
-from training.run.checkpoint import Checkpoint
-from training.run.processes import World
+from training.stages.checkpoint import Checkpoint
+from training.stages.processes import World
 
 BASE, RANK, TOKENS, CACHE, GRADIENTS, ROWS, LONGEST, SCRATCH = sys.argv[1:]
 

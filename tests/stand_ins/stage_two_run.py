@@ -19,10 +19,10 @@ from training.memory.planning import plan_clusters
 from training.pipeline import Clusters, cluster
 from training.progress import Advance, Narrator
 from training.recipe import read_recipe
-from training.run.inputs import read_inputs
-from training.run.processes import join_world
-from training.run.stages import StageStore
 from training.stage_one import warm_up
+from training.stages.inputs import read_inputs
+from training.stages.processes import join_world
+from training.stages.store import StageStore
 
 
 class LoggedNarrator(Narrator):

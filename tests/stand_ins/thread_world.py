@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from training.run.processes import World
+from training.stages.processes import World
 
 T = TypeVar("T")
 

@@ -17,9 +17,9 @@ from tests.stand_ins.tiny_encoder import save_encoder
 from tests.stand_ins.tiny_model import ROOT, save_base
 from training.progress import Narrator
 from training.recipe import read_recipe_of
-from training.run.inputs import read_inputs
-from training.run.processes import World
-from training.run.stages import StageStore
+from training.stages.inputs import read_inputs
+from training.stages.processes import World
+from training.stages.store import StageStore
 
 SOURCES = ("arithmetic", "code", "story")
 RECIPE = ROOT / "recipes" / "table1.yaml"

@@ -18,8 +18,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from training.gradients.source import Compared
 from training.progress import Advance, ignore_progress
 from training.rows.rendering import TokenRow
-from training.run.checkpoint import Checkpoint
-from training.run.processes import World
+from training.stages.checkpoint import Checkpoint
+from training.stages.processes import World
 
 ROOT = Path(__file__).parents[2]
 TOKENIZER = ROOT / "demo" / "base"

@@ -15,8 +15,8 @@ from tests.stand_ins.tiny_encoder import save_encoder
 from tests.stand_ins.tiny_model import save_base
 from training.pipeline import train
 from training.recipe import read_recipe
-from training.run.processes import World
-from training.run.stages import StageStore
+from training.stages.processes import World
+from training.stages.store import StageStore
 
 
 def _settings(folder: Path, rows: Path) -> dict[str, Any]:

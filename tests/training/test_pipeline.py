@@ -29,7 +29,7 @@ from tests.stand_ins.tiny_model import ROOT
 from training.errors import TrainingError
 from training.progress import Narrator
 from training.recipe import Recipe
-from training.run.inputs import read_inputs
+from training.stages.inputs import read_inputs
 
 
 def digests(folder: Path) -> dict[str, str]:

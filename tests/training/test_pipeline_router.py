@@ -25,11 +25,11 @@ from training.memory.planning import plan_clusters
 from training.pipeline import cluster
 from training.progress import Narrator
 from training.router.held_out import label_held_out
-from training.run.inputs import read_inputs
-from training.run.processes import World
-from training.run.stages import StageStore
 from training.stage_one import warm_up
 from training.stage_two import read_assignment
+from training.stages.inputs import read_inputs
+from training.stages.processes import World
+from training.stages.store import StageStore
 
 
 def test_held_out_rows_another_router_and_a_fallback_on_everything(first: Run, tmp_path: Path) -> None:

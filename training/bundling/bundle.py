@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,9 +38,7 @@ from training.bundling.fingerprints import make_fingerprints
 from training.models.base_model import BaseModel
 from training.progress import Narrator
 from training.report.report import write_report
-
-_WITHIN_THE_PROJECT = Path("training", "bundling", "bundle.py")
-_PACKAGES = ("gradientspace", "torch", "transformers", "peft", "datasets", "scikit-learn", "onnxruntime")
+from training.stages.provenance import git_commit, package_versions
 
 
 @dataclass(frozen=True)
@@ -196,42 +191,6 @@ def lora_record(adapter: Path) -> LoraRecord:
         alpha=config["lora_alpha"],
         target_modules=tuple(sorted(modules)),
     )
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of what shapes the result."""
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions
-
-
-def git_commit() -> str | None:
-    """Commit of this software, if it runs from a git checkout of its own.
-
-    A copy that lies inside another repository (a virtual environment in somebody's project, say) has none: what git
-    would answer there is that project's.
-    """
-    here = Path(__file__).resolve()
-    # Neither may a hook's or a shell's GIT_DIR point git at another repository.
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", *arguments], cwd=here.parent, env=clean, capture_output=True, text=True, check=True
-        )
-        return done.stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", here.name)  # tracked there, not just lying there
-        if Path(git("rev-parse", "--show-toplevel")) / _WITHIN_THE_PROJECT != here:
-            return None
-        return git("rev-parse", "HEAD")
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def _folder_of(expert: str) -> str:

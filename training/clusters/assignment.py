@@ -12,7 +12,7 @@ from torch import Tensor
 
 from training.gradients.source import UnitGradients
 from training.progress import Advance
-from training.run.checkpoint import Checkpoint
+from training.stages.checkpoint import Checkpoint
 
 _PIECE_ROWS = 64  # between two chances of a checkpoint; enough to fill micro-batches with rows of one length
 

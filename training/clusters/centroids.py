@@ -15,8 +15,8 @@ from training.clusters.cache import ClusterCache, ExactCache, NoCache, RingCache
 from training.gradients.source import UnitGradients, make_unit_
 from training.progress import Advance
 from training.recipe import ClustersSection
-from training.run.checkpoint import Checkpoint, Standing
-from training.run.processes import World
+from training.stages.checkpoint import Checkpoint, Standing
+from training.stages.processes import World
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from training.gradients.source import UnitGradients
 from training.progress import Advance, ignore_progress
-from training.run.checkpoint import Checkpoint
-from training.run.processes import World
+from training.stages.checkpoint import Checkpoint
+from training.stages.processes import World
 
 _COLUMNS = 1 << 20  # entries of d multiplied at once; the partial products are added up in float64
 

@@ -23,8 +23,7 @@ from training.diagnosis.autograd_reference import (
 from training.diagnosis.properties import Check, Property, counted
 from training.diagnosis.structure import structure_checks
 from training.errors import AdapterRefused, TrainingError
-from training.gradients.micro_batches import micro_batches
-from training.gradients.row_gradients import RowGradients
+from training.gradients.row_gradients import RowGradients, micro_batches
 from training.gradients.row_loss import attention_kernels, pad_rows
 from training.rows.rendering import TokenRow
 

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from training.errors import AdapterRefused, TrainingError
-from training.gradients.micro_batches import micro_batches
 from training.gradients.plain_lora import check_adapter
 from training.gradients.row_loss import attention_kernels, check_head, pad_rows, row_losses
 from training.progress import Advance, ignore_progress
@@ -233,3 +232,15 @@ def _check_finite(losses: Tensor, rows: Sequence[TokenRow]) -> None:
             f"Row {rows[place].origin}: its loss is {float(losses[place])}. Take the row out, or lower "
             "warmup.learning_rate if many rows do this."
         )
+
+
+def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Places of `lengths`, shortest first, in batches of at most `token_budget` padded tokens (or one row)."""
+    batches: list[list[int]] = []
+    for place in sorted(range(len(lengths)), key=lambda place: (lengths[place], place)):
+        # Sorted upwards, the newest row is the longest: it sets what the whole batch is padded to.
+        if batches and (len(batches[-1]) + 1) * lengths[place] <= token_budget:
+            batches[-1].append(place)
+        else:
+            batches.append([place])
+    return batches

@@ -17,7 +17,7 @@ from training.errors import TrainingError
 from training.gradients.row_gradients import RowGradients
 from training.progress import Advance, ignore_progress
 from training.rows.rendering import TokenRow
-from training.run.processes import World
+from training.stages.processes import World
 
 
 @dataclass(frozen=True)

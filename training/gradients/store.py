@@ -29,7 +29,7 @@ from training.gradients.row_gradients import RowGradients
 from training.gradients.source import Compared, check_norms
 from training.progress import Advance, ignore_progress
 from training.rows.rendering import TokenRow
-from training.run.processes import World
+from training.stages.processes import World
 
 _PIECE_BYTES = 1 << 28  # of gradients computed and written at once
 _PIECE_ROWS = 64  # and rows, at most: enough to fill micro-batches with rows of one length

@@ -12,8 +12,8 @@ from training.gradients.row_gradients import RowGradients
 from training.gradients.source import Recomputed, UnitGradients
 from training.gradients.store import StoredGradients, remove_gradients
 from training.models.finetune import load_adapter
-from training.run.inputs import Inputs
-from training.run.stages import Stage, StageResult, StageStore
+from training.stages.inputs import Inputs
+from training.stages.store import Stage, StageResult, StageStore
 
 
 class GradientSupply:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import os
 import shutil
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from training.models.base_model import device
+from training.stages.store import give_back_memory
 
 _MEMORY_SHARE = 0.6  # of the device's memory, if no budget is given: others live here too
 _DISK_SHARE = 0.5  # of what is free
@@ -45,13 +43,6 @@ def measure_room(memory_budget: int | None, disk_budget: int | None, run: Path, 
         resident_bytes=_process_bytes(),
         on_cpu=device().type == "cpu",
     )
-
-
-def give_back_memory() -> None:
-    """Give the system what is no longer used: fine-tuning leaves gigabytes of free pages in the heap."""
-    gc.collect()
-    with suppress(AttributeError):  # not glibc: nothing to give back
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _memory_share() -> int:

@@ -10,8 +10,8 @@ from training.memory.machine import measure_room
 from training.memory.model_shape import read_shape
 from training.memory.plan import Plan, RowCounts, plan_stage_two
 from training.memory.sizes import gigabytes
-from training.run.inputs import Inputs
-from training.run.stages import Stage, StageStore
+from training.stages.inputs import Inputs
+from training.stages.store import Stage, StageStore
 
 _PLANNED_WITH = {
     *("k", "k_max", "batch_rows", "cache_batches", "max_epochs", "micro_batch_tokens"),

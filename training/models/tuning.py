@@ -9,8 +9,8 @@ from peft import PeftModel
 
 from training.models.finetune import Schedule, Tuned, finetune
 from training.rows.rendering import TokenRow
-from training.run.inputs import Inputs
-from training.run.stages import StageStore
+from training.stages.inputs import Inputs
+from training.stages.store import StageStore
 
 
 def tune(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
+
+from scipy.stats import binomtest
 
 Level = Literal["good", "care", "bad", "unknown"]
 
@@ -50,10 +51,8 @@ def missing(report: dict[str, Any], part: str) -> str:
 
 def wilson(share: float, count: int) -> tuple[float, float]:
     """95 % interval of a share that was seen in `count` trials."""
-    z = 1.96
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    interval = binomtest(round(share * count), count).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def _headline(k: int, levels: list[str]) -> str:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,22 +15,22 @@ from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import KFold
 
+from bundle.manifest import CascadeRecord
 from router.cascade import CHARACTERS_PER_TOKEN, margins, scores_of
 from router.hashed_words import BUCKETS, hashed_words
+from training.progress import Narrator
 from training.router.head import fit_temperature
-from training.router.quality import surest_share
+from training.router.precision import ChosenPrecision
+from training.router.quality import MOST_LOST, Scores, surest_share
+from training.router.rows import JudgedRows
 
 AGREES = 0.995
 """How often the linear model must say what the encoder says, where it answers."""
 USEFUL_SHARE = 0.1
 """Of the texts; below it, a second model and its file are not worth having."""
-MOST_LOST = 0.002
-"""Of the agreement with the labels, against the encoder alone."""
 _PENALTY = 0.1  # Ridge's alpha, on rows of length one
 _FOLDS = 5
 _MOST_CONFIDENT = 1 - 1e-9  # a margin can round it to 1, which would be no threshold
-
-Scores = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -130,3 +131,75 @@ def _confidence(margin: NDArray[np.float64], agrees: NDArray[np.bool_]) -> tuple
         return 1.0, 0.0  # nothing to tell apart; the order, which the threshold goes by, is the margin's
     solved = LogisticRegression(C=np.inf).fit(margin[:, None], agrees)
     return float(solved.coef_[0, 0]), float(solved.intercept_[0])
+
+
+@dataclass(frozen=True)
+class JudgedCascade:
+    """Whether a cascade is used, and what it was found to be worth; all None where none was fitted."""
+
+    used: CascadeRecord | None
+    found: dict[str, Any] | None
+    scores: Scores | None
+    """Of all held-out rows [n, K], none by a model that was fitted to its row."""
+
+
+def judge_cascade(
+    cascade: Cascade | None,
+    held_out: JudgedRows,
+    encoder: ChosenPrecision,
+    float32: Scores,
+    max_tokens: int,
+    narrator: Narrator,
+) -> JudgedCascade:
+    """Say on the rows that chose nothing what the cascade is worth, and whether it is.
+
+    What is lost is measured against the encoder's scores in `float32` `[n, K]`, so what int8 costs counts as well.
+    """
+    if cascade is None:
+        return JudgedCascade(None, None, None)
+    others = ~held_out.fitted
+    own = np.zeros_like(float32)
+    own[held_out.fitted] = cascade.own_scores
+    own[others] = cascade.scores(
+        words_of([held_out.texts[place] for place in np.flatnonzero(others)], max_tokens)
+    )
+    sure = cascade.answers(own[others])
+    linear, labels = own[others].argmax(1), held_out.labels[others]
+    same = linear == encoder.alone[others].argmax(1)
+    share = float(sure.mean())
+    agreement = float(same[sure].mean()) if sure.any() else 0.0
+    served = np.where(sure, linear, encoder.scores[others].argmax(1))
+    lost = float((float32[others].argmax(1) == labels).mean() - (served == labels).mean())
+    reason = _why_not(cascade, share, lost)
+    confidence = cascade.confidence(own[others])
+    order = np.argsort(-confidence, kind="stable")
+    curve = [
+        {"share": count / len(order), "agreement": float(same[order[:count]].mean())}
+        for count in (max(1, round(tenth * len(order) / 10)) for tenth in range(1, 11))
+    ]
+    found = {"share": share, "agreement": agreement, "lost": lost, "reason": reason, "curve": curve}
+    if reason:
+        narrator.say(f"    no cascade: {reason}")
+        return JudgedCascade(None, found, None)
+    narrator.say(
+        f"    the cascade answers {share:.1%} and says what the encoder says on {agreement:.2%} of them; it costs "
+        f"{100 * lost:.2f} points of agreement with the clusters"
+    )
+    assert cascade.threshold is not None
+    used = CascadeRecord(
+        threshold=cascade.threshold, share=share, agreement=agreement, rows=int(others.sum())
+    )
+    return JudgedCascade(used, found, own)
+
+
+def _why_not(cascade: Cascade, share: float, lost: float) -> str | None:
+    if cascade.threshold is None:
+        return (
+            f"the {len(cascade.own_scores):,} held-out rows for it don't show {AGREES:.1%} agreement with the encoder "
+            "at any confidence"
+        )
+    if share < USEFUL_SHARE:
+        return f"it would answer only {share:.1%} of the rows, less than {USEFUL_SHARE:.0%}"
+    if lost > MOST_LOST:
+        return f"it would cost {100 * lost:.2f} points of agreement with the clusters, more than {100 * MOST_LOST:.1f}"
+    return None

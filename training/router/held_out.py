@@ -20,9 +20,9 @@ from training.gradients.supply import row_gradients
 from training.router.head import drawn_half
 from training.router.rows import JudgedRows, RoutedRows
 from training.rows.rendering import TokenRow
-from training.run.inputs import Inputs
-from training.run.stages import Stage, StageResult, StageStore
 from training.stage_two import read_centroids
+from training.stages.inputs import Inputs
+from training.stages.store import Stage, StageResult, StageStore
 
 TEACH, FIT, JUDGE = "teach", "fit", "judge"
 _LABELS = "labels.parquet"

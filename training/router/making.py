@@ -19,15 +19,14 @@ from router.softmax import softmax
 from training.models.encoder import Encoder
 from training.progress import Narrator
 from training.recipe import RouterSection
-from training.router.cascade import Cascade, Scores, fit_cascade, words_of
-from training.router.cascade_judgement import judge_cascade
+from training.router.cascade import Cascade, fit_cascade, judge_cascade, words_of
 from training.router.confidence import calibrate_router
 from training.router.export import write_router
 from training.router.head import Head, fit_head, fit_temperature
 from training.router.other_kinds import keywords, mean_embeddings, write_head
 from training.router.precision import ChosenPrecision, choose_precision
 from training.router.prompt_gradients import PromptGradients
-from training.router.quality import coverage_at, coverage_curve, quality
+from training.router.quality import Scores, coverage_at, coverage_curve, quality
 from training.router.rows import JudgedRows, RoutedRows
 
 OTHERS = "others"

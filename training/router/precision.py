@@ -15,9 +15,8 @@ from router.cascade import margins
 from router.encoder_graph import INT8_FILE, MODEL_FILE, EncoderGraph
 from router.tokens import TextTokens
 from training.progress import Narrator
-from training.router.cascade import MOST_LOST, Scores
 from training.router.int8 import quantise
-from training.router.quality import surest_share
+from training.router.quality import MOST_LOST, Scores, surest_share
 from training.router.rows import JudgedRows
 
 KEPT_DECISIONS = 0.995

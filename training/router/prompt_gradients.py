@@ -20,10 +20,10 @@ from training.gradients.source import Recomputed
 from training.gradients.supply import row_gradients
 from training.progress import Advance, ignore_progress
 from training.rows.rendering import TokenRow, prompt_ids
-from training.run.inputs import Inputs
-from training.run.processes import World
-from training.run.stages import StageResult
 from training.stage_two import read_centroids
+from training.stages.inputs import Inputs
+from training.stages.processes import World
+from training.stages.store import StageResult
 
 _PIECE_ROWS = 64  # between two steps of a progress bar; enough to fill micro-batches with rows of one length
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from demo.rows import make_rows
-from evaluation.answers.engine_protocol import greedy_answers
+from evaluation.answers.engines import greedy_answers
 from training.models.base_model import find_base
 from training.recipe import BaseSection
 from training.rows.reading import Row, parse_row

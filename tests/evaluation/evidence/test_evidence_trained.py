@@ -12,7 +12,7 @@ from evaluation.evidence.cluster_cohesion import cluster_cohesion
 from evaluation.evidence.curves import curves
 from tests.stand_ins.tiny_seed_run import store_in, tiny_run
 from training.errors import TrainingError
-from training.run.stages import StageStore
+from training.stages.store import StageStore
 
 
 @pytest.fixture(scope="module")

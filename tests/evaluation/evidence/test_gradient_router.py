@@ -17,8 +17,8 @@ from training.gradients.source import make_unit_
 from training.gradients.supply import row_gradients
 from training.progress import ignore_progress
 from training.rows.rendering import TokenRow, prompt_ids
-from training.run.inputs import Inputs
 from training.stage_two import read_centroids
+from training.stages.inputs import Inputs
 
 TEXTS = ["Tell a story about a mouse.", "How many apples are left?", "def add(a, b):"]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation.methods.elrea import birch_labels, standardised_softmax
-from evaluation.methods.elrea_paper import mean_directions
+from evaluation.methods.elrea import birch_labels, mean_directions, standardised_softmax
 from evaluation.methods.one_lora import OneLora
 from evaluation.methods.random_clusters import RandomClusters
 from evaluation.seed.partition import Fitted, Partition, one_expert_each

@@ -19,7 +19,7 @@ from evaluation.methods.registry import METHODS, choose_methods
 from evaluation.table_one import comparison
 from tests.stand_ins.tiny_comparison import RECIPE, SOURCES, Files
 from training.errors import TrainingError
-from training.run.stages import StageStore
+from training.stages.store import StageStore
 
 RUN = [method.name for method in METHODS if method.name not in ("share-50", "share-75")]
 Metrics = dict[str, dict[str, Any]]

@@ -19,8 +19,8 @@ from training.gradients.row_gradients import RowGradients
 from training.gradients.source import Compared, Recomputed
 from training.progress import Advance, ignore_progress
 from training.rows.rendering import TokenRow
-from training.run.checkpoint import Checkpoint
-from training.run.processes import World
+from training.stages.checkpoint import Checkpoint
+from training.stages.processes import World
 
 
 def assigned(

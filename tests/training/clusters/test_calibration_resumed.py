@@ -17,8 +17,8 @@ from tests.stand_ins.thread_world import together
 from tests.stand_ins.tiny_model import PlantedSource
 from training.clusters.centroids import Calibrated
 from training.progress import Advance, ignore_progress
-from training.run.checkpoint import Checkpoint, Standing
-from training.run.processes import World
+from training.stages.checkpoint import Checkpoint, Standing
+from training.stages.processes import World
 
 
 class Killed(Exception):

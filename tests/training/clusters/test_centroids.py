@@ -29,7 +29,7 @@ from training.gradients.row_gradients import RowGradients
 from training.gradients.source import Recomputed
 from training.progress import ignore_progress
 from training.recipe import ClustersSection
-from training.run.processes import World
+from training.stages.processes import World
 
 
 def kept(rows: list[Tensor], section: ClustersSection, cache: str) -> list[Tensor]:

@@ -21,8 +21,8 @@ from training.gradients.source import Recomputed
 from training.progress import Advance, ignore_progress
 from training.recipe import ClustersSection
 from training.rows.rendering import TokenRow
-from training.run.checkpoint import Checkpoint
-from training.run.processes import World
+from training.stages.checkpoint import Checkpoint
+from training.stages.processes import World
 
 N, D = 23, 40
 ALONE = World()

@@ -28,7 +28,7 @@ from training.progress import ignore_progress
 from training.recipe import ClustersSection
 from training.rows.reading import read_rows
 from training.rows.rendering import TokenRow, render, use_chat_template
-from training.run.processes import World
+from training.stages.processes import World
 
 Record = Callable[[str, object], None]
 

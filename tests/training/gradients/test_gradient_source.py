@@ -11,7 +11,7 @@ from training.errors import TrainingError
 from training.gradients.row_gradients import RowGradients
 from training.gradients.source import Recomputed, check_norms, make_unit_
 from training.rows.rendering import TokenRow
-from training.run.processes import World
+from training.stages.processes import World
 
 
 def test_rows_are_picked_by_number_and_made_unit_vectors(rows: list[TokenRow]) -> None:

@@ -33,7 +33,7 @@ from training.gradients.row_gradients import RowGradients
 from training.gradients.source import Recomputed
 from training.gradients.store import StoredGradients, remove_gradients
 from training.progress import ignore_progress
-from training.run.processes import World
+from training.stages.processes import World
 
 
 def flip(file: Path, place: int) -> None:

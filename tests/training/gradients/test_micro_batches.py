@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from training.gradients.micro_batches import micro_batches
+from training.gradients.row_gradients import micro_batches
 
 LENGTHS = np.random.default_rng(0).integers(1, 90, size=200).tolist()
 

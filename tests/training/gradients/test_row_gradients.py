@@ -15,8 +15,7 @@ from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel, Qwe
 
 from tests.stand_ins.tiny_model import PAD, tiny_llama, with_adapter
 from training.errors import AdapterRefused, TrainingError
-from training.gradients.micro_batches import micro_batches
-from training.gradients.row_gradients import RowGradients
+from training.gradients.row_gradients import RowGradients, micro_batches
 from training.rows.rendering import TokenRow
 
 ALL_TOGETHER = 1 << 20

@@ -23,7 +23,7 @@ from training.memory.model_shape import ModelShape, read_shape
 from training.memory.plan import Plan, RowCounts, count_rows, draft_plan, plan_stage_two
 from training.recipe import ClustersSection, SplitSection
 from training.rows.split import split_rows
-from training.run.processes import World
+from training.stages.processes import World
 
 GB = 10**9
 ROWS = RowCounts(total=12_000, train=11_400, probe=600, longest=512, longest_completion=256)

@@ -15,7 +15,8 @@ from jinja2 import UndefinedError
 
 from tests.stand_ins.small_report import small_report
 from training.clusters.assignment import Assignment
-from training.report.report import cluster_by_source, cluster_facts, write_assignments, write_report
+from training.clusters.facts import cluster_by_source, cluster_facts, write_assignments
+from training.report.report import write_report
 from training.rows.rendering import TokenRow
 from training.rows.split import Split
 

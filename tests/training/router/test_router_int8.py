@@ -13,10 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from router.encoder_graph import EncoderGraph
 from tests.stand_ins.tiny_encoder import save_encoder
 from training.models.encoder import load_encoder
-from training.router.activation_smoothing import write_smoothed
 from training.router.export import write_router
 from training.router.head import Head
-from training.router.int8 import quantise
+from training.router.int8 import quantise, write_smoothed
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from tests.stand_ins.thread_world import together
 from training.progress import Narrator
-from training.run.processes import World
-from training.run.stages import Stage, StageResult, StageStore
+from training.stages.processes import World
+from training.stages.store import Stage, StageResult, StageStore
 
 
 class Kitchen:

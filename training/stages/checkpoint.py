@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from training.errors import TrainingError
-from training.run.processes import World
+from training.stages.processes import World
 
 _STATE = "state.json"
 _READ_BYTES = 1 << 22

@@ -22,7 +22,7 @@ from tests.stand_ins.planted_store import BY_LENGTH, Planted, file_of, fill, ope
 from tests.stand_ins.tiny_model import ROOT
 from training.errors import TrainingError
 from training.gradients.store import StoredGradients
-from training.run.processes import World
+from training.stages.processes import World
 
 
 def full(code: int) -> Any:
@@ -161,9 +161,7 @@ def run_apart(folder: Path) -> None:
 def apart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which a process of its own, in a mount namespace of its own if it may, ran `APART`."""
     folder = tmp_path_factory.mktemp("apart")
-    code = (
-        "import sys, pathlib, tests.training.run.test_full_disk as t; t.run_apart(pathlib.Path(sys.argv[1]))"
-    )
+    code = "import sys, pathlib, tests.training.stages.test_full_disk as t; t.run_apart(pathlib.Path(sys.argv[1]))"
     prefix = ["unshare", "--mount", "--map-root-user"]
     may = shutil.which("unshare") and subprocess.run([*prefix, "true"], capture_output=True).returncode == 0
     done = subprocess.run(

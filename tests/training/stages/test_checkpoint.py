@@ -13,8 +13,8 @@ import torch
 
 from tests.stand_ins.thread_world import together
 from tests.stand_ins.tiny_model import ROOT
-from training.run.checkpoint import Checkpoint, Standing, _checksum
-from training.run.processes import World
+from training.stages.checkpoint import Checkpoint, Standing, _checksum
+from training.stages.processes import World
 
 FACTS = {"done": 64, "epochs": [{"drift": 0.1 + 0.2, "sizes": [1, 2]}]}
 TENSORS = {
@@ -104,7 +104,7 @@ def test_a_file_that_holds_no_tensors_counts_for_nothing(
     (file,) = saved.folder.glob("*.safetensors")
     original = _checksum(file)
     file.write_bytes(b"not tensors")
-    monkeypatch.setattr("training.run.checkpoint._checksum", lambda file: original)
+    monkeypatch.setattr("training.stages.checkpoint._checksum", lambda file: original)
     assert checkpoint(tmp_path).load() is None
 
 
@@ -155,9 +155,9 @@ LITTLE_ROOM = """
 import resource, signal, sys
 from pathlib import Path
 import torch
-from training.run.checkpoint import Checkpoint
+from training.stages.checkpoint import Checkpoint
 from training.errors import TrainingError
-from training.run.processes import World
+from training.stages.processes import World
 
 saved = Checkpoint(Path(sys.argv[1]), "soup", 0.0, World())
 saved.save({"done": 1}, {"now": torch.ones(9)})

@@ -15,7 +15,7 @@ from tests.stand_ins.tiny_encoder import save_encoder
 from training.errors import RowsError, TrainingError
 from training.progress import Narrator
 from training.recipe import read_recipe
-from training.run.inputs import Inputs, read_inputs
+from training.stages.inputs import Inputs, read_inputs
 
 GOOD = {"instruction": "Add.", "output": "5"}
 BAD = {"instruction": "Add.", "output": ""}

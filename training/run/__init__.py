@@ -1,1 +1,0 @@
-"""A run: its inputs, its stages, its processes."""

@@ -1,0 +1,1 @@
+"""What a run is made of: its inputs, its stages and what they left, its processes."""
