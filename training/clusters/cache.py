@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.run.processes import World
+from training.stages.processes import World
 
 # Entries of d that are worked on at once: on a CPU as many as stay in its cache while all rows of a batch go by.
 _PIECE = {"cpu": 1 << 15, "cuda": 1 << 24}

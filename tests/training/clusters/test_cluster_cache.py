@@ -13,11 +13,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from training.run.checkpoint import Checkpoint
-from training.run.processes import World
 
 from tests.stand_ins.thread_world import together
 from training.clusters.cache import ClusterCache, ExactCache, RingCache
+from training.stages.checkpoint import Checkpoint
+from training.stages.processes import World
 
 CPU = torch.device("cpu")
 K, D = 3, 6

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from training.run.processes import World
 
 from training.clusters.cache import NoCache
+from training.stages.processes import World
 
 
 def test_only_the_batch_under_way_is_in_the_mean() -> None:
