@@ -19,7 +19,8 @@ class ServedRouter:
     """A router's thread, and in front of it, in the event loop, what needs none.
 
     A repeated prompt is remembered, and of a cascade the linear model answers here: it takes less time than the way
-    to the thread and back (docs/measurements/router-speed.md). What it is not sure of goes to the thread, which runs the encoder.
+    to the thread and back (docs/measurements/router-speed.md). What it is not sure of goes to the thread, which runs
+    the encoder.
     """
 
     def __init__(self, router: Router, memory: PromptMemory, seconds: float, queued_texts: int) -> None:

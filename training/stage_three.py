@@ -28,7 +28,8 @@ def expert_name(label: int) -> str:
 def train_shared(inputs: Inputs, store: StageStore, warmup: StageResult) -> StageResult:
     """Train the adapter that every expert starts from: the shared part of the epochs, on all rows.
 
-    The paper shares the warm-up alone; with that the warm-up adapter itself comes back. More is ours (docs/measurements/table-one.md).
+    The paper shares the warm-up alone; with that the warm-up adapter itself comes back. More is ours
+    (docs/measurements/table-one.md).
     """
     if not inputs.recipe.experts.shared:
         return warmup

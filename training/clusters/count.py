@@ -138,8 +138,8 @@ def _refuse_small_probe(n: int, section: ClustersSection) -> None:
 def _routed_choice(halves: Halves) -> int:
     """The smallest K that is not behind the best by more than one standard error (as CART prunes trees).
 
-    The spread of the difference over the splits stands for its standard error; docs/measurements/cluster-count.md compares it
-    with what other probes give.
+    The spread of the difference over the splits stands for its standard error; docs/measurements/cluster-count.md
+    compares it with what other probes give.
     """
     best = int(halves.routed.mean(0).argmax())
     behind = halves.routed[:, [best]] - halves.routed  # [S, K]
