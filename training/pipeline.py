@@ -160,6 +160,9 @@ def _finish(
         "plan": clusters.plan.summary(),
         "warmup": warmup.facts,
         "experts": [expert.facts for expert in experts],
+        "on_all_rows": {
+            name: store.results[name].facts for name in ("shared", "fallback") if name in store.results
+        },
         "router": router.facts["router"] | calibration.model_dump() | router.facts["found"],
         "stages": {
             name: {"seconds": result.seconds, "peak_memory_mb": result.peak_memory_mb}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ByteSize, Field, ValidationError
+from pydantic import BaseModel, ByteSize, Field, ValidationError, field_validator
 
 from bundle.manifest import RoutedTextRule, RouterKind
 from training.errors import RecipeError
@@ -77,6 +77,31 @@ class SplitSection(Section):
     probe: float = _choice(0.05, "ours", "rows that K is chosen on, disjoint from the warm-up", gt=0, lt=1)
     probe_at_least: int = _choice(256, "ours", "rows", ge=8)
     probe_at_most: int = _choice(1024, "ours", "rows", ge=8)
+
+
+class TrainSection(Section):
+    """How every adapter is trained. None of it changes what is learned by more than rounding."""
+
+    report_to: tuple[str, ...] = _choice(
+        ("tensorboard",),
+        "ours",
+        "who is told of the losses: tensorboard (into the run's logs/), wandb, mlflow, ... as Transformers names them; "
+        "all; none",
+        min_length=1,
+    )
+    micro_batch_rows: int | None = _choice(
+        None, "ours", "rows per backward pass at most; none: as many as fit memory_budget", ge=1
+    )
+    gradient_checkpointing: Literal["auto", "on", "off"] = _choice(
+        "auto", "ours", "compute activations twice to keep fewer; auto: if one row does not fit otherwise"
+    )
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_name_is_a_list(cls, value: Any) -> Any:
+        if value is None:
+            return ("none",)
+        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
 
 class WarmupSection(Section):
@@ -192,6 +217,7 @@ class Recipe(Section):
     base: BaseSection = BaseSection()
     lora: LoraSection = LoraSection()
     split: SplitSection = SplitSection()
+    train: TrainSection = TrainSection()
     warmup: WarmupSection = WarmupSection()
     clusters: ClustersSection = ClustersSection()
     experts: ExpertsSection = ExpertsSection()

@@ -22,12 +22,12 @@ def warm_up(inputs: Inputs, store: StageStore) -> StageResult:
         recipe.warmup.batch_rows,
         recipe.warmup.at_least_steps,
     )
-    rows = inputs.pick(inputs.split.warmup)
+    rows, validation = inputs.pick(inputs.split.warmup), inputs.pick(inputs.split.validation)
 
     def work(folder: Path) -> dict[str, Any]:
         model = new_adapter(inputs.base, recipe.lora, recipe.seed)
         check_adapter(model)  # a base that Stage II would refuse is refused before anything is trained
-        return asdict(tune(inputs, store, model, rows, schedule, folder))
+        return asdict(tune(inputs, store, model, rows, schedule, folder, "warmup", validation))
 
     depends_on = {
         "inputs": inputs.digest,

@@ -56,11 +56,14 @@ def _expert(
     """The expert of one cluster; the stage's folder is the adapter."""
     recipe = inputs.recipe
     schedule = _schedule(recipe.experts, 1 - recipe.experts.shared)
-    rows = inputs.pick([row for row in inputs.split.train if assignment.labels[row] == label])
+    rows, validation = (
+        inputs.pick([row for row in part if assignment.labels[row] == label])
+        for part in (inputs.split.train, inputs.split.validation)
+    )
 
     def work(folder: Path) -> dict[str, Any]:
         model = load_adapter(inputs.base, start.folder, trainable=True)
-        return asdict(tune(inputs, store, model, rows, schedule, folder))
+        return asdict(tune(inputs, store, model, rows, schedule, folder, expert_name(label), validation))
 
     depends_on = {
         "start": start.digest,
@@ -86,11 +89,11 @@ def _on_all_rows(
 ) -> StageResult:
     """Train an adapter on all training rows, for a part of the experts' epochs."""
     schedule = _schedule(inputs.recipe.experts, part)
-    rows = inputs.pick(inputs.split.train)
+    rows, validation = inputs.pick(inputs.split.train), inputs.pick(inputs.split.validation)
 
     def work(folder: Path) -> dict[str, Any]:
         model = load_adapter(inputs.base, warmup.folder, trainable=True)
-        return asdict(tune(inputs, store, model, rows, schedule, folder))
+        return asdict(tune(inputs, store, model, rows, schedule, folder, name, validation))
 
     # On its own schedule: another share is no reason to train the fallback again.
     depends_on = {"warmup": warmup.digest, "schedule": asdict(schedule)}

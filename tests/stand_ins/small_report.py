@@ -59,7 +59,11 @@ def small_report(**changes: Any) -> dict[str, Any]:
             "source_agreement": 0.21, "warnings": ["A cluster is tiny."],
         },
         "terms": [["add", "numbers"], []],
-        "warmup": {"steps": 10, "row_visits": 16, "first_loss": 3.25, "last_loss": 2.5},
+        "warmup": {
+            "steps": 10, "row_visits": 16, "first_loss": 3.25, "last_loss": 2.5,
+            "losses": [[1, 3.25], [5, 2.75], [10, 2.5]], "validation_losses": [[0, 3.5], [10, 2.625]],
+            "validation_rows": 2,
+        },
         "experts": [{"steps": 7, "row_visits": 12, "first_loss": 2.4, "last_loss": 1.8}] * 2,
         "router": {"agreement": 0.875, "held_out_rows": 2000, "temperature": 1.25, "encoder": "e"},
         "stages": {"warmup": {"seconds": 1.5, "peak_memory_mb": 321}},

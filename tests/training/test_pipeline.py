@@ -180,13 +180,13 @@ from training.recipe import read_recipe
 
 tune, calls = tuning.finetune, []
 
-def killed_in_the_second_expert(model, tokenizer, rows, schedule, seed, save_to, advance):
+def killed_in_the_second_expert(model, tokenizer, rows, schedule, seed, save_to, advance, **others):
     calls.append(save_to)
     def stop(done):
         advance(done)
         if len(calls) == 4:  # the warm-up, what is shared, the first expert, the second
             os.kill(os.getpid(), signal.SIGKILL)
-    return tune(model, tokenizer, rows, schedule, seed, save_to, stop)
+    return tune(model, tokenizer, rows, schedule, seed, save_to, stop, **others)
 
 tuning.finetune = killed_in_the_second_expert
 pipeline.train(read_recipe(None, json.loads(sys.argv[1]), []), Narrator())

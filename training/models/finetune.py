@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
-    TrainerCallback,
     TrainingArguments,
     set_seed,
 )
 
 from training.errors import TrainingError
 from training.models.base_model import BaseModel
+from training.models.loss_curves import Curve, LossWatch, averaged, example, plan_validation
+from training.models.reporters import Reporting, reporting
 from training.progress import Advance
 from training.recipe import LoraSection
 from training.rows.rendering import TokenRow
@@ -52,6 +53,21 @@ class Tuned:
     row_visits: int
     first_loss: float
     last_loss: float
+    losses: Curve = field(default_factory=list)
+    """While it trained, on what it learned from: (step, mean loss per completion token)."""
+    validation_losses: Curve = field(default_factory=list)
+    """The same on validation rows, at a few steps; empty where none were given."""
+    validation_rows: int = 0
+    micro_batch_rows: int = 0
+    gradient_checkpointing: bool = False
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How an optimiser step is made to fit the memory. It changes what is learned by rounding alone."""
+
+    micro_batch_rows: int
+    gradient_checkpointing: bool = False
 
 
 def new_adapter(base: BaseModel, lora: LoraSection, seed: int) -> PeftModel:
@@ -86,15 +102,21 @@ def finetune(
     seed: int,
     save_to: Path,
     advance: Advance,
+    validation: Sequence[TokenRow] = (),
+    report_to: Reporting | None = None,
+    fit: Fit | None = None,
 ) -> Tuned:
     """Train the adapter on the rows' completions (mean loss per completion token) and save it.
+
+    `validation` rows are measured a few times on the way, `report_to` is told of both losses, and `fit` says in how
+    many pieces an optimiser step is computed (whole, without one).
 
     Raises:
         TrainingError: something other than the adapter would be trained, or the loss is no number.
 
     """
     _assert_only_lora_trains(model)
-    tuned = descend(model, tokenizer, rows, schedule, seed, advance)
+    tuned = descend(model, tokenizer, rows, schedule, seed, advance, validation, report_to, fit)
     config: Any = model.peft_config[model.active_adapters[0]]
     config.target_modules = sorted(config.target_modules)  # a set: its order would differ from run to run
     # Embeddings are never trained: left to itself, PEFT would ask the hub whether they were.
@@ -109,8 +131,11 @@ def descend(
     schedule: Schedule,
     seed: int,
     advance: Advance,
+    validation: Sequence[TokenRow] = (),
+    report_to: Reporting | None = None,
+    fit: Fit | None = None,
 ) -> Tuned:
-    """Train whatever weights of the model ask for a gradient, and save nothing.
+    """Train whatever weights of the model ask for a gradient, and save nothing. As `finetune` otherwise.
 
     Raises:
         TrainingError: the loss is no number.
@@ -118,13 +143,16 @@ def descend(
     """
     steps = schedule.steps(len(rows))
     on_cuda = torch.cuda.is_available()
-    with tempfile.TemporaryDirectory() as scratch:
+    fit = fit or Fit(schedule.batch_rows)
+    if schedule.batch_rows % fit.micro_batch_rows:
+        raise ValueError(f"{schedule.batch_rows} rows are not whole micro-batches of {fit.micro_batch_rows}")
+    with tempfile.TemporaryDirectory() as scratch, reporting(report_to) as reporters:
         # Everything that would silently change what is learned is set here, whatever Trainer's default is.
         arguments = TrainingArguments(
             output_dir=scratch,
             max_steps=steps,
-            per_device_train_batch_size=schedule.batch_rows,
-            gradient_accumulation_steps=1,
+            per_device_train_batch_size=fit.micro_batch_rows,
+            gradient_accumulation_steps=schedule.batch_rows // fit.micro_batch_rows,
             learning_rate=schedule.learning_rate,
             lr_scheduler_type="cosine",
             warmup_steps=round(0.03 * steps),  # a step of it has rate 0: a short run has none to waste
@@ -132,7 +160,10 @@ def descend(
             max_grad_norm=1.0,
             optim="adamw_torch",
             bf16=on_cuda,
-            gradient_checkpointing=False,
+            gradient_checkpointing=fit.gradient_checkpointing,
+            gradient_checkpointing_kwargs={
+                "use_reentrant": False
+            },  # the base is frozen: no input asks for a gradient
             label_smoothing_factor=0.0,
             train_sampling_strategy="group_by_length",  # batches of like length: far less padding
             remove_unused_columns=False,
@@ -146,26 +177,52 @@ def descend(
             logging_strategy="steps",
             logging_steps=1,
             logging_nan_inf_filter=False,  # on, it would hide a loss that is no number from the watcher
-            report_to=[],
+            report_to=[],  # the reporters below: each adapter has its own
+            run_name=report_to.title if report_to else None,
+            project="gradientspace",
             disable_tqdm=True,
         )
-        watcher = _Watcher(advance)
+        watcher = LossWatch(advance, tokenizer, plan_validation(validation, steps, schedule.batch_rows))
         trainer = Trainer(
             model=model,
             args=arguments,
             train_dataset=_Examples(rows),  # type: ignore[arg-type]
             data_collator=DataCollatorForSeq2Seq(tokenizer, padding="longest"),
-            callbacks=[watcher],
+            callbacks=[*reporters, watcher],
         )
+        if not trainer.model_accepts_loss_kwargs:  # else the pieces of a step would weigh alike, however long
+            trainer.compute_loss_func = _token_mean
+        watcher.trainer = trainer
         trainer.remove_callback(_printer(trainer))
         trainer.train()
-    tenth = max(1, len(watcher.losses) // 10)
+    losses = [loss for _, loss in watcher.losses]
+    tenth = max(1, len(losses) // 10)
     return Tuned(
         steps=steps,
-        row_visits=sum(watcher.batch_sizes(steps, schedule.batch_rows, len(rows))),
-        first_loss=sum(watcher.losses[:tenth]) / tenth,
-        last_loss=sum(watcher.losses[-tenth:]) / tenth,
+        row_visits=sum(_batch_sizes(steps, schedule.batch_rows, len(rows))),
+        first_loss=sum(losses[:tenth]) / tenth,
+        last_loss=sum(losses[-tenth:]) / tenth,
+        losses=averaged(watcher.losses),
+        validation_losses=watcher.validation_losses,
+        validation_rows=len(watcher.validation.rows),
+        micro_batch_rows=fit.micro_batch_rows,
+        gradient_checkpointing=fit.gradient_checkpointing,
     )
+
+
+def _token_mean(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+    """The loss of one piece of an optimiser step, as its part of the mean over all tokens of the step."""
+    logits, targets = outputs.logits[:, :-1].float(), labels[:, 1:]
+    summed = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum"
+    )
+    return summed / (num_items_in_batch or (targets != -100).sum())
+
+
+def _batch_sizes(steps: int, batch_rows: int, rows: int) -> list[int]:
+    whole, rest = divmod(rows, batch_rows)
+    epoch = [batch_rows] * whole + ([rest] if rest else [])
+    return [epoch[step % len(epoch)] for step in range(steps)]
 
 
 def _assert_only_lora_trains(model: PeftModel) -> None:
@@ -194,39 +251,4 @@ class _Examples(torch.utils.data.Dataset):
         return len(self.rows)
 
     def __getitem__(self, place: int) -> dict[str, list[int]]:
-        row = self.rows[place]
-        return {
-            "input_ids": list(row.input_ids),
-            "attention_mask": [1] * len(row.input_ids),
-            "labels": row.labels,
-        }
-
-
-class _Watcher(TrainerCallback):
-    """Moves the bar, keeps the losses, stops on a loss that is no number."""
-
-    def __init__(self, advance: Advance) -> None:
-        self.advance = advance
-        self.losses: list[float] = []
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.advance(1)
-
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
-    ) -> None:
-        loss = (logs or {}).get("loss")
-        if loss is None:
-            return
-        if not torch.isfinite(torch.tensor(loss)):
-            raise TrainingError(
-                f"The loss became {loss} at step {state.global_step}. Lower the learning rate, or look for rows with "
-                "broken text."
-            )
-        self.losses.append(loss)
-
-    @staticmethod
-    def batch_sizes(steps: int, batch_rows: int, rows: int) -> list[int]:
-        whole, rest = divmod(rows, batch_rows)
-        epoch = [batch_rows] * whole + ([rest] if rest else [])
-        return [epoch[step % len(epoch)] for step in range(steps)]
+        return example(self.rows[place])

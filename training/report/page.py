@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from training.report import count_figures
 from training.report import figures as report_figures
+from training.report.loss_figures import adapters_of, loss_curve
 from training.report.verdict import missing
 
 _SHOWN_SOURCES = 40
@@ -40,6 +41,8 @@ def render_page(report: dict[str, Any]) -> str:
             "missing": lambda part: missing(report, part),
             "tried": _tried(report["spectrum"]),
             "sources": _sources(report["clusters"]["by_source"]),
+            "adapters": adapters_of(report),
+            "loss_figures": {_loss_figure(name): name for name in adapters_of(report)},
             "planned": _planned(report.get("plan") or {}),
             "rows_left_out_shown": _SHOWN_ROWS_LEFT_OUT,
         }
@@ -74,7 +77,14 @@ def draw_figures(report: dict[str, Any]) -> dict[str, str]:
     if report.get("norm_shares"):
         figures["layers"] = report_figures.layer_shares(report["norm_shares"]["layers"])
         figures["modules"] = report_figures.module_shares(report["norm_shares"]["modules"])
+    for name, trained in adapters_of(report).items():
+        if trained["losses"]:
+            figures[_loss_figure(name)] = loss_curve(name, _loss_figure(name), trained)
     return figures
+
+
+def _loss_figure(adapter: str) -> str:
+    return f"losses-{adapter}"
 
 
 def _tried(spectrum: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from training.errors import RowsError
 from training.models.base_model import BaseModel, find_base
 from training.models.encoder import Encoder, load_encoder
+from training.models.reporters import reporters
 from training.progress import Narrator
 from training.recipe import Recipe, resolved_values
 from training.rows.reading import Row, Unusable, read_rows
@@ -71,6 +72,9 @@ def read_inputs(recipe: Recipe, narrator: Narrator) -> Inputs:
         TrainingError: a bad recipe, base, encoder, or too many unusable rows.
 
     """
+    _, no_curves = reporters(recipe.train.report_to)
+    if no_curves:
+        narrator.warn(no_curves)
     base = find_base(recipe.base)
     encoder = load_encoder(recipe.router.encoder)
     encoder.tokens(recipe.router.max_tokens)  # refused now, not after every expert is trained

@@ -14,9 +14,11 @@ from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase, Trainer
 
-from training.errors import TrainingError
+from training.errors import RecipeError, TrainingError
 from training.models.base_model import BaseModel, find_base
-from training.models.finetune import Schedule, Tuned, finetune, load_adapter, new_adapter
+from training.models.finetune import Fit, Schedule, Tuned, finetune, load_adapter, new_adapter
+from training.models.loss_curves import plan_validation, validation_loss
+from training.models.reporters import Reporting, reporters
 from training.progress import ignore_progress
 from training.recipe import BaseSection, LoraSection
 from training.rows.rendering import TokenRow
@@ -205,3 +207,128 @@ def test_nothing_is_left_in_the_working_directory(
     tune(tune.fresh(), tmp_path / "adapter", Schedule(1, 1e-4, 12))
     assert list((tmp_path / "here").iterdir()) == []
     assert capfd.readouterr().out == ""  # standard output is for results
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / WEIGHTS)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("micro_batch_rows", [1, 2, 4])
+def test_an_optimiser_step_in_pieces_is_the_same_step(
+    tune: Tuner, tmp_path: Path, micro_batch_rows: int, checkpointing: bool
+) -> None:
+    """Rows are of unlike length: pieces weigh by their tokens, not alike."""
+    schedule = Schedule(epochs=2, learning_rate=1e-3, batch_rows=4)
+    lora = LoraSection(rank=4, alpha=8, dropout=0.0)  # which is drawn anew for every piece
+    whole = tune(new_adapter(tune.base, lora, 0), tmp_path / "whole", schedule)
+    fit = Fit(micro_batch_rows, checkpointing)
+    pieces = tune(new_adapter(tune.base, lora, 0), tmp_path / "pieces", schedule, fit=fit)
+    assert (pieces.steps, pieces.row_visits) == (whole.steps, whole.row_visits)
+    assert [loss for _, loss in pieces.losses] == pytest.approx([loss for _, loss in whole.losses], rel=1e-4)
+    for name, weight in _weights(tmp_path / "whole").items():
+        assert torch.allclose(_weights(tmp_path / "pieces")[name], weight, atol=2e-5), name
+    assert (pieces.micro_batch_rows, pieces.gradient_checkpointing) == (micro_batch_rows, checkpointing)
+
+
+def test_pieces_of_a_model_without_loss_arguments_weigh_by_their_tokens_too(
+    tune: Tuner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule = Schedule(epochs=1, learning_rate=1e-3, batch_rows=4)
+    lora = LoraSection(rank=4, alpha=8, dropout=0.0)
+    tune(new_adapter(tune.base, lora, 0), tmp_path / "whole", schedule)
+    model = new_adapter(tune.base, lora, 0)
+    monkeypatch.setattr(type(model.get_base_model()), "accepts_loss_kwargs", False, raising=False)
+    tune(model, tmp_path / "pieces", schedule, fit=Fit(1))
+    for name, weight in _weights(tmp_path / "whole").items():
+        assert torch.allclose(_weights(tmp_path / "pieces")[name], weight, atol=2e-5), name
+
+
+def test_curves_are_kept_and_watching_changes_no_bit(
+    tune: Tuner, tmp_path: Path, rows: list[TokenRow]
+) -> None:
+    schedule = Schedule(epochs=6, learning_rate=3e-3, batch_rows=4)
+    plain = tune(tune.fresh(), tmp_path / "plain", schedule, rows=rows[:8])
+    watched = tune(
+        tune.fresh(),
+        tmp_path / "watched",
+        schedule,
+        rows=rows[:8],
+        validation=rows[8:],
+        report_to=Reporting(("tensorboard",), tmp_path / "logs", "run/adapter"),
+    )
+    assert digests(tmp_path / "plain") == digests(tmp_path / "watched")
+    assert plain.validation_losses == []
+    assert [step for step, _ in watched.losses] == list(range(1, 13))
+    steps = [step for step, _ in watched.validation_losses]
+    assert (steps[0], steps[-1], watched.validation_rows) == (0, 12, 4)
+    assert watched.validation_losses[-1][1] != watched.validation_losses[0][1]
+    json.dumps(dataclasses.asdict(watched), allow_nan=False)
+    told = _scalars(tmp_path / "logs")
+    assert told["train/loss"] == pytest.approx([loss for _, loss in watched.losses], rel=1e-4)
+    assert told["eval/loss"] == pytest.approx([loss for _, loss in watched.validation_losses], rel=1e-4)
+
+
+def _scalars(folder: Path) -> dict[str, list[float]]:
+    """Read back what TensorBoard would show: its records are lengths, checksums and events."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    (file,) = folder.glob("events.out.tfevents.*")
+    raw, found, place = file.read_bytes(), {}, 0
+    while place < len(raw):
+        size = int.from_bytes(raw[place : place + 8], "little")
+        event = Event.FromString(raw[place + 12 : place + 12 + size])
+        for value in event.summary.value:
+            if value.HasField("simple_value"):
+                found.setdefault(value.tag, []).append(value.simple_value)
+        place += 16 + size
+    return found
+
+
+def test_the_validation_loss_is_the_mean_over_all_completion_tokens(
+    tune: Tuner, rows: list[TokenRow]
+) -> None:
+    model = tune.fresh()
+    model.train()
+    summed = tokens = 0.0
+    for row in rows:
+        with torch.no_grad():
+            logits = model.eval()(torch.tensor([row.input_ids])).logits[0].log_softmax(-1)
+        places = range(row.prompt_length, len(row.input_ids))
+        summed -= sum(float(logits[place - 1, row.input_ids[place]]) for place in places)
+        tokens += len(places)
+    model.train()
+    assert validation_loss(model, tune.tokenizer, rows, 5) == pytest.approx(summed / tokens, rel=1e-5)
+    assert model.training
+
+
+def test_validation_takes_no_more_than_its_share(rows: list[TokenRow]) -> None:
+    many = rows * 100
+    for steps, batch_rows in ((50, 16), (1000, 4), (1, 16)):
+        planned = plan_validation(many, steps, batch_rows)
+        assert {0, steps} <= planned.steps
+        cost = len(planned.steps) * len(planned.rows) / 3
+        assert cost <= max(0.05 * steps * batch_rows, len(planned.steps) * 8 / 3)
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (("tensorbord",), "'tensorbord' is not one of"),
+        (("tensorboard", "comet_ml"), "comet_ml is not installed. Install it (pip install comet-ml)"),
+    ],
+)
+def test_who_can_not_be_told_is_said_before_anything_is_trained(asked: tuple[str, ...], says: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        reporters(asked)
+    assert says in str(caught.value)
+
+
+def test_a_missing_writer_for_tensorboard_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    import training.models.reporters as module
+
+    monkeypatch.setattr(module, "get_available_reporting_integrations", list)
+    names, warning = reporters(("tensorboard",))
+    assert names == ()
+    assert "pip install tensorboardX" in str(warning)
+    assert reporters(("none",)) == ((), None)

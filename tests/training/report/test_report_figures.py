@@ -33,6 +33,7 @@ def test_every_part_has_its_figure(figures: dict[str, str]) -> None:
             "variance",
             "layers",
             "modules",
+            "losses-warm-up",
         )
     }
 
