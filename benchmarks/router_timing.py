@@ -61,10 +61,10 @@ def latencies(routers: Mapping[str, Router], texts: Sequence[str]) -> dict[str, 
         found: dict[str, list[float]] = {name: [] for name in routers}
         try:
             for router in running.values():
-                await router.classify(["The first text of all costs more."])
+                await router.route(["The first text of all costs more."])
             for place, text in enumerate(texts):
                 for name in list(running)[:: 1 if place % 2 else -1]:
-                    found[name].append(1000 * (await running[name].classify([text])).seconds)
+                    found[name].append(1000 * (await running[name].route([text])).seconds)
         finally:
             for router in running.values():
                 router.close()
@@ -83,7 +83,7 @@ def at_once(router: Router) -> Window:
 
             async def caller() -> None:
                 for text in left:
-                    await running.classify([text])
+                    await running.route([text])
 
             start = time.perf_counter()
             try:

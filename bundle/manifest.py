@@ -96,7 +96,7 @@ class FallbackRecord(_Record):
 
     @property
     def engine_name(self) -> str:
-        """As `ExpertRecord.engine_name`."""
+        """The name inside the engine, which changes with the weights."""
         return f"{self.name}@{self.digest[:12]}"
 
 

@@ -77,7 +77,7 @@ def margins(scores: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 class CascadeRouter:
-    """As its encoder, but for the texts that the linear model is sure of."""
+    """A router that asks its linear model first, and its encoder about the texts that the model is not sure of."""
 
     def __init__(self, model: HashedWordsModel, encoder: Router, threshold: float) -> None:
         """`threshold` is the linear model's confidence from which on it answers."""

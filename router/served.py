@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from router.cascade import CascadeRouter
 from router.prompt_memory import PromptMemory
 from router.protocol import Router
-from router.threaded import Classified, RouterThread
+from router.threaded import Routed, RouterThread
 
 
 class ServedRouter:
@@ -31,20 +31,20 @@ class ServedRouter:
         on_thread = router.encoder if isinstance(router, CascadeRouter) else router
         self._thread = RouterThread(on_thread, seconds, queued_texts)
 
-    def at_once(self, text: str) -> Classified | None:
-        """Return the answer of a text that waits for nothing; None: `classify` has it, and need not look again."""
+    def at_once(self, text: str) -> Routed | None:
+        """Return the answer of a text that waits for nothing; None: `route` has it, and need not look again."""
         start = time.perf_counter()
         row, linear = self._memory.get(text), 0
         if row is None:
             row, linear = self._by_linear_model(text), 1
         if row is None:
             return None
-        return Classified(row[None, :], time.perf_counter() - start, 1 - linear, linear)
+        return Routed(row[None, :], time.perf_counter() - start, 1 - linear, linear)
 
-    async def classify(self, texts: Sequence[str], since: float | None = None) -> Classified:
+    async def route(self, texts: Sequence[str], since: float | None = None) -> Routed:
         """Return the probabilities of all texts; `since` (perf_counter) they were asked for `at_once`, in vain.
 
-        Raises as `RouterThread.classify`.
+        Raises as `RouterThread.route`.
         """
         start = time.perf_counter() if since is None else since
         rows = np.zeros((len(texts), self._experts), np.float32)  # [n, K]
@@ -67,11 +67,11 @@ class ServedRouter:
             else:
                 rows[where] = row
         if rest:
-            found = (await self._thread.classify(rest)).probabilities
-            for text, row in zip(rest, found, strict=True):
+            routed = (await self._thread.route(rest)).probabilities
+            for text, row in zip(rest, routed, strict=True):
                 self._memory.put(text, row)
                 rows[places[text]] = row
-        return Classified(rows, time.perf_counter() - start, remembered, linear)
+        return Routed(rows, time.perf_counter() - start, remembered, linear)
 
     def _by_linear_model(self, text: str) -> NDArray[np.float32] | None:
         """Return a row `[K]` that the cascade's linear model is sure of, and remember it; None: it is the encoder's."""
@@ -81,5 +81,5 @@ class ServedRouter:
         return row
 
     def close(self) -> None:
-        """As `RouterThread.close`."""
+        """Take no more texts, and return when those under way are routed or the router hangs."""
         self._thread.close()

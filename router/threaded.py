@@ -35,7 +35,7 @@ class RouterFullError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Classified:
+class Routed:
     """The router's answer and what it cost the caller."""
 
     probabilities: NDArray[np.float32]
@@ -106,7 +106,7 @@ class RouterThread:
         self._worker = threading.Thread(target=self._work, name="router", daemon=True)
         self._worker.start()
 
-    async def classify(self, texts: Sequence[str]) -> Classified:
+    async def route(self, texts: Sequence[str]) -> Routed:
         """Return the probabilities of all texts. One that is cancelled before its turn never reaches the router.
 
         Raises:
@@ -121,7 +121,7 @@ class RouterThread:
         if self._hangs():
             raise RouterTimeoutError(f"The router has not come back from a call for over {self._seconds} s")
         if not texts:
-            return Classified(np.zeros((0, len(self.router.labels)), np.float32), 0.0)
+            return Routed(np.zeros((0, len(self.router.labels)), np.float32), 0.0)
         answer = self._queue(texts)
         try:
             async with asyncio.timeout(self._seconds) as limit:
@@ -130,7 +130,7 @@ class RouterThread:
             if not limit.expired():
                 raise  # the router's own
             raise RouterTimeoutError(f"The router did not answer within {self._seconds} s") from error
-        return Classified(probabilities, time.perf_counter() - start)
+        return Routed(probabilities, time.perf_counter() - start)
 
     def close(self) -> None:
         """Take no more calls, and return when those already made are answered or the router hangs."""
@@ -169,7 +169,7 @@ class RouterThread:
         while batch := self._next_pass():
             self._running_since = time.monotonic()
             try:
-                self._route(batch)
+                self._answer(batch)
             finally:
                 self._running_since = None
 
@@ -190,7 +190,7 @@ class RouterThread:
                     return batch
                 self._changed.wait()
 
-    def _route(self, batch: Sequence[_Waiting]) -> None:
+    def _answer(self, batch: Sequence[_Waiting]) -> None:
         shape = (len(batch), len(self.router.labels))
         try:
             rows = self.router.probabilities([waiting.text for waiting in batch])  # [n, K]
@@ -202,7 +202,7 @@ class RouterThread:
                 return
             for waiting in batch:  # by itself, so that nobody pays for another's text
                 if not waiting.call.answer.done():
-                    self._route([waiting])
+                    self._answer([waiting])
             return
         for waiting, row in zip(batch, rows, strict=True):
             if not waiting.call.answer.done():

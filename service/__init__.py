@@ -1,5 +1,6 @@
 """A bundle behind one OpenAI-compatible port: vLLM embedded, every request sent to its expert.
 
-A request walks `identity` -> `dispatch` (`allowlist`, `request_text`, `decision`) -> vLLM -> `answer`.
-`serve.run` puts it all together; `engine_args` and `engine` are all that knows vLLM.
+A request walks `layers` (its id, its record, keys, the body's limit) -> `dispatch`, which asks `request` what it wants
+and who answers -> `engine`, and its answer back through `dispatch.answer`. `serve.run` puts it all together; nothing
+but `engine` knows vLLM.
 """

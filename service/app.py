@@ -14,13 +14,13 @@ from service import errors
 from service.dispatch.dispatch import Dispatch
 from service.layers.auth import Access, Authentication
 from service.layers.body_limit import BodyLimit
-from service.layers.observation import Observed
-from service.layers.request_id import Identity
+from service.layers.observation import Observation
+from service.layers.request_id import RequestIds
 from service.lifecycle.in_flight import InFlight
 from service.lifecycle.lifecycle import Lifecycle
 from service.request.decision import Decider
 from service.request.endpoints import ENDPOINTS
-from service.request.limits import Admission
+from service.request.limits import RequestLimits
 from service.request.routed_text import RequestTexts
 from service.routes import admin, catalog, health, openapi, playground, route
 from service.routes.route import OnePerTurn
@@ -42,7 +42,7 @@ class Service:
     texts: RequestTexts
     lifecycle: Lifecycle
     in_flight: InFlight
-    admission: Admission
+    limits: RequestLimits
     max_model_len: int
     reloader: Reloader
     engine_routes: tuple[Any, ...] = ()
@@ -77,8 +77,8 @@ def build_app(
         rejected=metrics.rejected,
     )
     app.add_middleware(Authentication, access=access, on_refused=metrics.rejected.labels("unauthorized").inc)
-    app.add_middleware(Observed, metrics=metrics, tracer=tracer)
-    app.add_middleware(Identity, bundle_digest=service.bundle.digest)
+    app.add_middleware(Observation, metrics=metrics, tracer=tracer)
+    app.add_middleware(RequestIds, bundle_digest=service.bundle.digest)
     return app
 
 

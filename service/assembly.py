@@ -18,7 +18,7 @@ from service.layers.auth import Access
 from service.lifecycle.in_flight import InFlight
 from service.lifecycle.lifecycle import Lifecycle
 from service.request.decision import Decider
-from service.request.limits import Admission, Limits
+from service.request.limits import Limits, RequestLimits
 from service.request.names import ModelNames
 from service.request.routed_text import RequestTexts
 from service.settings import Settings
@@ -55,39 +55,39 @@ class Assembly:
             settings.max_answer_tokens or engine.max_model_len,
             settings.max_choices,
         )
-        self._admission = Admission(limits, engine.tokenizer, self._metrics.rejected)
+        self._limits = RequestLimits(limits, engine.tokenizer, self._metrics.rejected)
         self._models = RequestModels(engine.inner.routes)
         self.in_flight = InFlight(settings.max_in_flight, lifecycle, self._metrics)
         self.reloader = Reloader(
             settings.bundle,
             engine,
-            self._load_classifier,
+            self._load_router,
             self.version,
             self._announce,
             self._reload_metrics,
         )
 
-    def classifier(self, bundle: Bundle, router: Router) -> ServedRouter:
+    def served_router(self, bundle: Bundle, router: Router) -> ServedRouter:
         """Return a bundle's router on a thread and with a memory of its own, within the settings' bounds."""
         settings = self._settings
         memory = PromptMemory(bundle.digest, settings.router_memory)
         return ServedRouter(router, memory, settings.router_seconds, settings.router_queue)
 
-    def version(self, bundle: Bundle, loaded: LoadedBundle, classifier: ServedRouter) -> Version:
+    def version(self, bundle: Bundle, loaded: LoadedBundle, router: ServedRouter) -> Version:
         """Return a bundle that is in the engine, with everything that answers for it."""
         manifest, engine = bundle.manifest, self._engine
         tokenizer = engine.tokenizer
         template = bundle.chat_template.read_text(encoding="utf-8")
         prompts = PromptReader(template, tokenizer.bos_token, tokenizer.eos_token)
         texts = RequestTexts(manifest.routed_text.rule, prompts, tokenizer)
-        decider = Decider(ModelNames(manifest), classifier, manifest.calibration.threshold)
+        decider = Decider(ModelNames(manifest), router, manifest.calibration.threshold)
         service = Service(
             bundle,
             decider,
             texts,
             self._lifecycle,
             self.in_flight,
-            self._admission,
+            self._limits,
             engine.max_model_len,
             self.reloader,
             tuple(engine.inner.routes),
@@ -98,15 +98,15 @@ class Assembly:
             texts,
             self._metrics,
             self.in_flight,
-            self._admission,
+            self._limits,
             lambda: engine.dead,
             self._models,
         )
         app = build_app(service, dispatch, self._access, self._metrics, self._settings, self._tracer)
-        return Version(bundle, loaded, classifier, app)
+        return Version(bundle, loaded, router, app)
 
-    def _load_classifier(self, bundle: Bundle) -> ServedRouter:
-        return self.classifier(bundle, load_router(bundle, self._settings.router_threads))
+    def _load_router(self, bundle: Bundle) -> ServedRouter:
+        return self.served_router(bundle, load_router(bundle, self._settings.router_threads))
 
     def _announce(self, bundle: Bundle) -> None:
         """Say in the metrics what is served; called at the start, at a switch, and after the last old answer."""

@@ -149,7 +149,7 @@ def error_event(error: Exception, path: str) -> bytes:
 
 
 async def handle(_: Request, error: Exception) -> JSONResponse:
-    """As `error_response`, in the form of a FastAPI exception handler."""
+    """Return the answer for an exception that FastAPI caught."""
     return error_response(error)
 
 

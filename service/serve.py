@@ -133,7 +133,9 @@ async def _serve(
         tracer = stack.enter_context(tracing(settings.otlp_endpoint))
         assembly = Assembly(settings, access, engine, lifecycle, tracer)
         async with contextlib.aclosing(assembly.reloader) as reloader:
-            versions = Versions(assembly.version(bundle, engine.first, assembly.classifier(bundle, router)))
+            versions = Versions(
+                assembly.version(bundle, engine.first, assembly.served_router(bundle, router))
+            )
             reloader.serving(versions)
             gc.freeze()  # what the start made stays: no collection has to look through it again
             async with contextlib.AsyncExitStack() as ports:

@@ -235,20 +235,20 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _from_file(file: Path) -> dict[str, Any]:
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
         raise UsageError(f"{file}: the settings file can't be read ({reason})") from error
-    if found is None:
+    if values is None:
         return {}
-    if not isinstance(found, dict):
+    if not isinstance(values, dict):
         raise UsageError(f"{file}: a settings file is a mapping, `port: 8000` for example")
-    unknown = sorted(str(name) for name in set(found) - set(Settings.model_fields))
+    unknown = sorted(str(name) for name in set(values) - set(Settings.model_fields))
     if unknown:
         raise UsageError(
             f"{file}: {', '.join(unknown)}: no such setting. Use one of {', '.join(Settings.model_fields)}"
         )
-    return found
+    return values
 
 
 def _in_one_sentence(error: ValidationError, origins: Mapping[str, str]) -> str:

@@ -29,7 +29,7 @@ from service.errors import (
 from service.lifecycle.in_flight import InFlight
 from service.request.decision import Decided, Decider
 from service.request.endpoints import Endpoint, endpoint_of
-from service.request.limits import Admission
+from service.request.limits import RequestLimits
 from service.request.names import Target
 from service.request.refused_fields import accepted_body
 from service.request.routed_text import RequestTexts, prompt_count
@@ -51,7 +51,7 @@ class Dispatch:
         texts: RequestTexts,
         metrics: Metrics,
         in_flight: InFlight,
-        admission: Admission,
+        limits: RequestLimits,
         engine_is_dead: Callable[[], bool],
         models: RequestModels,
     ) -> None:
@@ -62,7 +62,7 @@ class Dispatch:
         self._texts = texts
         self._metrics = metrics
         self._in_flight = in_flight
-        self._admission = admission
+        self._limits = limits
         self._engine_is_dead = engine_is_dead
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -107,7 +107,7 @@ class Dispatch:
         answer: Answer,
     ) -> None:
         body = accepted_body(endpoint, scope, raw)
-        await self._admission.check(endpoint, body)
+        await self._limits.check(endpoint, body)
         target = self._named(body)
         if target is not None:
             decided = self._decider.named(target, prompt_count(endpoint, body))

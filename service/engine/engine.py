@@ -24,7 +24,7 @@ class AdapterLoadError(RuntimeError):
     """The engine does not take an adapter; the message is vLLM's."""
 
 
-class EngineDeathBell:
+class ServerStandIn:
     """Stands where vLLM keeps its HTTP server: its error handler sets `should_exit` when the engine died."""
 
     def __init__(self, on_death: Callable[[], None]) -> None:
@@ -142,7 +142,7 @@ async def running_engine(args: Namespace, on_death: Callable[[], None]) -> Async
         tasks = await client.get_supported_tasks()
         inner = build_app(args, tasks, client.model_config)
         await _init_state(client, inner.state, args, args.lora_modules)
-        inner.state.server = EngineDeathBell(on_death)
+        inner.state.server = ServerStandIn(on_death)
         inner.router.routes.sort(key=_is_not_served)
         inner.middleware_stack = inner.build_middleware_stack()  # once: its metrics can't be registered twice
         async with inner.router.lifespan_context(inner):

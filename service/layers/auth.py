@@ -1,4 +1,4 @@
-"""API keys: who may ask at all. Checked before a body is read, and before anything is classified.
+"""The layer that checks API keys: before a body is read, and before anything is routed.
 
 `/admin/` has keys of its own, and is not served without one: a route there needs no check of its own.
 """
@@ -117,10 +117,10 @@ def _keys(given: Sequence[SecretStr], file: Path | None, setting: str) -> Keys:
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
             raise UsageError(f"Setting {setting!r}: {file} can't be read ({reason})") from None
-        found = [line.strip() for line in lines if line.strip()]
-        if not found:
+        listed = [line.strip() for line in lines if line.strip()]
+        if not listed:
             raise UsageError(f"Setting {setting!r}: {file} holds no key; write one per line")
-        keys += found
+        keys += listed
     return Keys(keys)
 
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _PROBED = ("/health", "/metrics")
 
 
-class Observed:
-    """Pure ASGI, directly inside `Identity`, so that it also sees what is refused on the way in."""
+class Observation:
+    """Pure ASGI, directly inside `RequestIds`, so that it also sees what is refused on the way in."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, tracer: Tracer | None = None) -> None:
         """`tracer` is None where no endpoint for traces is configured."""

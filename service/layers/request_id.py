@@ -15,7 +15,7 @@ _BUNDLE = headers.BUNDLE.encode()
 _OURS = (_REQUEST_ID, _BUNDLE)
 
 
-class Identity:
+class RequestIds:
     """Pure ASGI: takes the client's request id or makes one, passes it inwards and sends it back."""
 
     def __init__(self, app: ASGIApp, bundle_digest: str) -> None:

@@ -15,7 +15,7 @@ class Lifecycle:
         self.exit_code = 0
         self.ending = asyncio.Event()
         """Set when the service is to end."""
-        self.in_a_hurry = asyncio.Event()
+        self.stop_now = asyncio.Event()
         """Set when nothing is to be waited for."""
 
     def serving(self) -> None:
@@ -25,7 +25,7 @@ class Lifecycle:
     def stop(self) -> None:
         """End because somebody asked for it: exit code 0; asked again, or while it ends, wait for nothing."""
         if not self._end("The service is stopping"):
-            self.in_a_hurry.set()
+            self.stop_now.set()
 
     def engine_died(self) -> None:
         """End because the engine can't answer any more: exit code 1, unless it was ending anyway."""
@@ -33,7 +33,7 @@ class Lifecycle:
         if self._end("The engine died"):
             self.exit_code = 1
         elif self.ending.is_set() and self.exit_code == 0:
-            self.in_a_hurry.set()  # no answer under way will be completed
+            self.stop_now.set()  # no answer under way will be completed
 
     def _end(self, because: str) -> bool:
         """Return whether this is what ends it: the first reason counts."""

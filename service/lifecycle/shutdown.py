@@ -23,11 +23,11 @@ async def wait_for_the_end(
     """
     await lifecycle.ending.wait()
     if lifecycle.exit_code == 0:
-        await _first(shutdown_seconds, in_flight.wait_until_none(), lifecycle.in_a_hurry.wait())
+        await _first(shutdown_seconds, in_flight.wait_until_none(), lifecycle.stop_now.wait())
         in_flight.end_all(ServiceUnavailableError("The service stopped before this answer was complete"))
     else:
         in_flight.end_all(ServiceUnavailableError(ENGINE_DIED))
-        await _first(engine_death_seconds, lifecycle.in_a_hurry.wait())
+        await _first(engine_death_seconds, lifecycle.stop_now.wait())
     await _first(_ERROR_SECONDS, in_flight.wait_until_none())
 
 

@@ -18,15 +18,15 @@ _FREE_CHOICES = (None, "auto", "none")
 
 def constraints(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a request that force the form of its answer."""
-    found = {field: body.get(field) for field in ("structured_outputs", "response_format")}
+    forcing = {field: body.get(field) for field in ("structured_outputs", "response_format")}
     for field in ("text", "output_config"):  # of `/v1/responses` and of `/v1/messages`
         holder = body.get(field)
-        found[field] = holder.get("format") if isinstance(holder, dict) else None
+        forcing[field] = holder.get("format") if isinstance(holder, dict) else None
     choice = body.get("tool_choice")
     kind = choice.get("type") if isinstance(choice, dict) else choice
     if kind not in _FREE_CHOICES:
-        found["tools"] = body.get("tools")
-    return {field: value for field, value in found.items() if value}
+        forcing["tools"] = body.get("tools")
+    return {field: value for field, value in forcing.items() if value}
 
 
 def check_constraints(body: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from router.threaded import Classified
+from router.threaded import Routed
 from service import headers
 from service.request.names import ModelNames, Target
 
@@ -64,23 +64,23 @@ class Decided:
         ]
 
 
-class Classifier(Protocol):
+class TextRouter(Protocol):
     """What decides with: `router.served.ServedRouter`."""
 
-    def at_once(self, text: str) -> Classified | None:
-        """Return the answer of a text that waits for nothing; None: it is for `classify`."""
+    def at_once(self, text: str) -> Routed | None:
+        """Return the answer of a text that waits for nothing; None: it is for `route`."""
 
-    def classify(self, texts: Sequence[str], since: float | None = None) -> Awaitable[Classified]:
+    def route(self, texts: Sequence[str], since: float | None = None) -> Awaitable[Routed]:
         """Return `[n, K]` probabilities and the seconds they took, `since` `at_once` was asked, if it was."""
 
 
 class Decider:
     """Turns names and probabilities into decisions. It never fails a request."""
 
-    def __init__(self, names: ModelNames, classifier: Classifier, threshold: float | None) -> None:
+    def __init__(self, names: ModelNames, router: TextRouter, threshold: float | None) -> None:
         """`threshold` is the manifest's: below it the fallback answers; None is the paper's argmax."""
         self.names = names
-        self._classifier = classifier
+        self._router = router
         self._threshold = threshold
 
     def named(self, target: Target, prompts: int = 1) -> Decided:
@@ -90,25 +90,25 @@ class Decider:
     def at_once(self, text: str) -> Decided | None:
         """Return the decision of a text that waits for nothing; None: it is for `routed`."""
         try:
-            classified = self._classifier.at_once(text)
-            return None if classified is None else self._decided([text], classified)
+            routed = self._router.at_once(text)
+            return None if routed is None else self._decided([text], routed)
         except Exception:
             return self._failed([text])
 
     async def routed(self, texts: Sequence[str], since: float | None = None) -> Decided:
         """Return one decision per text; `since` (perf_counter) `at_once` was asked for them and gave None."""
         try:
-            return self._decided(texts, await self._classifier.classify(texts, since))
+            return self._decided(texts, await self._router.route(texts, since))
         except Exception:
             return self._failed(texts)
 
-    def _decided(self, texts: Sequence[str], classified: Classified) -> Decided:
-        probabilities = np.asarray(classified.probabilities, dtype=np.float64)  # [n, K]
+    def _decided(self, texts: Sequence[str], routed: Routed) -> Decided:
+        probabilities = np.asarray(routed.probabilities, dtype=np.float64)  # [n, K]
         expected = (len(texts), len(self.names.experts))
         if probabilities.shape != expected or not np.isfinite(probabilities).all():
             raise ValueError(f"the router gave {probabilities.shape} for {expected}, or not finite")
         decisions = tuple(self._choose(row) for row in probabilities)
-        return Decided(decisions, classified.seconds, classified.remembered, classified.linear)
+        return Decided(decisions, routed.seconds, routed.remembered, routed.linear)
 
     def _failed(self, texts: Sequence[str]) -> Decided:
         """A router is a model: whatever it raises, the request is served, by the fallback."""

@@ -17,7 +17,7 @@ _ANSWER_FIELDS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _TEXT_FIELDS = ("messages", "input", "system", "instructions")
 
 
-class Encoder(Protocol):
+class Tokenizer(Protocol):
     """The base model's tokenizer, as far as it is needed here."""
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
@@ -37,7 +37,7 @@ class Limits:
     """Prompts times `n`."""
 
 
-class Admission:
+class RequestLimits:
     """Refuses a request that asks for too much, naming the field and the limit.
 
     A prompt is counted as the text that the client sent; what the template adds is left to the engine's
@@ -45,7 +45,7 @@ class Admission:
     here, beside the event loop; and one that is longer than that many of the longest tokens isn't either.
     """
 
-    def __init__(self, limits: Limits, tokenizer: Encoder, rejected: Counter) -> None:
+    def __init__(self, limits: Limits, tokenizer: Tokenizer, rejected: Counter) -> None:
         """`rejected` counts by reason."""
         self._limits = limits
         self._tokenizer = copy.deepcopy(tokenizer)  # the engine's own must not be used by two threads at once

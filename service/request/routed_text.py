@@ -11,7 +11,7 @@ from service.errors import BadRequestError
 from service.request.endpoints import Endpoint
 
 
-class Decoder(Protocol):
+class Tokenizer(Protocol):
     """The base model's tokenizer, as far as it is needed here."""
 
     def decode(self, token_ids: Any) -> str:
@@ -21,7 +21,7 @@ class Decoder(Protocol):
 class RequestTexts:
     """Reads requests as training read rows, so that the router sees what it was trained on."""
 
-    def __init__(self, rule: RoutedTextRule, prompts: PromptReader, tokenizer: Decoder) -> None:
+    def __init__(self, rule: RoutedTextRule, prompts: PromptReader, tokenizer: Tokenizer) -> None:
         """`rule` is the manifest's."""
         self._rule = rule
         self._prompts = prompts

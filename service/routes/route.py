@@ -55,7 +55,7 @@ async def route(asked: RouteRequest, request: Request) -> dict[str, Any]:
         texts = [service.texts.of_messages(asked.messages, "messages")]
     else:
         texts = service.texts.of_prompts([asked.input] if isinstance(asked.input, str) else asked.input)
-    service.admission.check_count(len(texts), "input", "texts")
+    service.limits.check_count(len(texts), "input", "texts")
     with service.in_flight.slot(endable=False):  # the router has a time limit of its own
         await service.dry_runs.turn()
         decided = await service.decider.routed(texts)

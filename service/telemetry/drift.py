@@ -1,4 +1,4 @@
-"""How far the texts of late are from those that the bundle was made of, as the router sees them."""
+"""Whether requests have drifted away from the training rows: two gauges over what the router decided of late."""
 
 from __future__ import annotations
 

@@ -182,6 +182,6 @@ class Metrics:
 
 def _keep_only(family: Counter | Gauge | Histogram, label: str, values: set[str]) -> None:
     """Remove the series of a family whose label has another value."""
-    found = {sample.labels[label] for metric in family.collect() for sample in metric.samples}
-    for value in found - values:
+    present = {sample.labels[label] for metric in family.collect() for sample in metric.samples}
+    for value in present - values:
         family.remove_by_labels({label: value})

@@ -64,10 +64,10 @@ class Tracer:
 
 def _resource() -> Resource:
     """Return who sends the spans; a name that the environment gives comes first."""
-    found = Resource.create()
-    if str(found.attributes["service.name"]).startswith("unknown_service"):
-        found = found.merge(Resource({"service.name": PROVIDER}))
-    return Resource({"service.version": version("gradientspace")}).merge(found)
+    named = Resource.create()
+    if str(named.attributes["service.name"]).startswith("unknown_service"):
+        named = named.merge(Resource({"service.name": PROVIDER}))
+    return Resource({"service.version": version("gradientspace")}).merge(named)
 
 
 class RequestSpan:

@@ -27,7 +27,7 @@ from service.versions.versions import Version, Versions
 _ABORT_SECONDS = 1.0  # ours: a request whose client left still has to reach the engine as an abort
 _log = logging.getLogger(__name__)
 
-LoadClassifier = Callable[[Bundle], ServedRouter]
+LoadRouter = Callable[[Bundle], ServedRouter]
 MakeVersion = Callable[[Bundle, LoadedBundle, ServedRouter], Version]
 
 
@@ -75,18 +75,18 @@ class Reloader:
         self,
         path: Path,
         engine: RunningEngine,
-        load_classifier: LoadClassifier,
+        load_router: LoadRouter,
         make_version: MakeVersion,
         announce: Callable[[Bundle], None],
         metrics: ReloadMetrics,
     ) -> None:
-        """`path` is the start's bundle folder, or a link to one; `load_classifier` may take its time.
+        """`path` is the start's bundle folder, or a link to one; `load_router` may take its time.
 
         `announce` is told what is served whenever that may have changed.
         """
         self._path = path
         self._engine = engine
-        self._load_classifier = load_classifier
+        self._load_router = load_router
         self._make_version = make_version
         self._announce = announce
         self._metrics = metrics
@@ -138,7 +138,7 @@ class Reloader:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
         if self._versions is not None:
-            self._versions.current.classifier.close()
+            self._versions.current.router.close()
 
     async def _reload(self) -> Reloaded:
         if self._versions is None or self._loading:
@@ -180,24 +180,24 @@ class Reloader:
 
     async def _load(self, bundle: Bundle, beside: LoadedBundle) -> Version:
         args = args_for(bundle, self._engine.args)
-        classifier = await asyncio.to_thread(self._load_classifier, bundle)
+        router = await asyncio.to_thread(self._load_router, bundle)
         try:
             loaded = await self._engine.load(args, beside)
         except BaseException:
-            classifier.close()
+            router.close()
             raise
         try:
             await check_fingerprints(self._engine, loaded, bundle)
-            await classifier.classify(["A first text costs more than those after it."])
-            return self._make_version(bundle, loaded, classifier)
+            await router.route(["A first text costs more than those after it."])
+            return self._make_version(bundle, loaded, router)
         except BaseException:
-            classifier.close()
+            router.close()
             await self._engine.unload(loaded, keep=beside)
             raise
 
     async def _let_go(self, old: Version, versions: Versions) -> None:
         await versions.last_answer(old)
         self._announce(versions.current.bundle)
-        await asyncio.to_thread(old.classifier.close)
+        await asyncio.to_thread(old.router.close)
         await asyncio.sleep(_ABORT_SECONDS)
         await self._engine.unload(old.loaded, keep=versions.current.loaded)

@@ -19,7 +19,7 @@ class Version:
 
     bundle: Bundle
     loaded: LoadedBundle
-    classifier: ServedRouter
+    router: ServedRouter
     app: ASGIApp
     """Our whole app over this bundle: names, router, chat template and headers all come from it."""
 

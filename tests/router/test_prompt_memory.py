@@ -81,7 +81,7 @@ class Counting:
 async def test_a_repeated_prompt_asks_the_router_once(entries: int, calls: int) -> None:
     router = Counting()
     served = ServedRouter(router, PromptMemory("bundle", entries), 60, 1024)
-    answers = [await served.classify(["abc"]) for _ in range(3)]
+    answers = [await served.route(["abc"]) for _ in range(3)]
     served.close()
     assert len(router.calls) == calls
     assert [answer.remembered for answer in answers] == ([0, 1, 1] if entries else [0, 0, 0])
@@ -92,8 +92,8 @@ async def test_a_repeated_prompt_asks_the_router_once(entries: int, calls: int) 
 async def test_a_list_keeps_its_order_whatever_is_remembered_of_it() -> None:
     router = Counting()
     served = ServedRouter(router, PromptMemory("bundle", 10), 60, 1024)
-    await served.classify(["aa", "cccc"])
-    answer = await served.classify(["b", "aa", "dd", "b", "cccc", ""])
+    await served.route(["aa", "cccc"])
+    answer = await served.route(["b", "aa", "dd", "b", "cccc", ""])
     served.close()
     assert answer.probabilities[:, 0].tolist() == pytest.approx([0.1, 0.2, 0.2, 0.1, 0.4, 0.0])
     assert answer.remembered == 2
@@ -105,8 +105,8 @@ async def test_an_error_is_not_remembered() -> None:
     served = ServedRouter(router, PromptMemory("bundle", 10), 60, 1024)
     for _ in range(2):
         with pytest.raises(RuntimeError, match="broke"):
-            await served.classify(["bad"])
+            await served.route(["bad"])
     assert len(router.calls) == 2
     served.close()
     with pytest.raises(RuntimeError, match="closed"):
-        await asyncio.wait_for(served.classify(["late"]), 10)
+        await asyncio.wait_for(served.route(["late"]), 10)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from router.threaded import Classified, RouterFullError, RouterThread, RouterTimeoutError
+from router.threaded import Routed, RouterFullError, RouterThread, RouterTimeoutError
 
 SLOW = 0.4  # seconds
 ENOUGH = 60.0
@@ -44,7 +44,7 @@ async def test_the_event_loop_runs_on_while_the_router_works() -> None:
             ticks += 1
 
     ticker = asyncio.create_task(tick())
-    answer = await thread.classify(["a", "b"])
+    answer = await thread.route(["a", "b"])
     ticker.cancel()
     thread.close()
     assert ticks >= 5  # on the loop's own thread there would be none
@@ -56,7 +56,7 @@ async def test_the_wait_behind_others_is_counted() -> None:
     router = SlowRouter()
     thread = RouterThread(router, ENOUGH)
     long = "long " * 400  # too long to share a pass
-    first, second = await asyncio.gather(thread.classify(["first"]), thread.classify([long]))
+    first, second = await asyncio.gather(thread.route(["first"]), thread.route([long]))
     thread.close()
     assert router.calls == [["first"], [long]]
     assert second.seconds >= 2 * SLOW > first.seconds
@@ -65,10 +65,10 @@ async def test_the_wait_behind_others_is_counted() -> None:
 async def test_an_error_of_the_router_reaches_its_caller_only() -> None:
     router = SlowRouter()
     thread = RouterThread(router, ENOUGH)
-    begun = asyncio.create_task(thread.classify(["one before"]))
+    begun = asyncio.create_task(thread.route(["one before"]))
     await asyncio.sleep(SLOW / 4)
     good, bad, fine = await asyncio.gather(
-        *(thread.classify([text]) for text in ("good", "bad", "fine")), return_exceptions=True
+        *(thread.route([text]) for text in ("good", "bad", "fine")), return_exceptions=True
     )
     await begun
     thread.close()
@@ -81,7 +81,7 @@ async def test_closed_means_closed() -> None:
     thread = RouterThread(SlowRouter(), ENOUGH)
     thread.close()
     with pytest.raises(RuntimeError, match="closed"):
-        await thread.classify(["late"])
+        await thread.route(["late"])
 
 
 class HangingRouter:
@@ -110,22 +110,22 @@ async def test_a_hanging_call_holds_up_nobody_for_longer_than_the_limit_and_pile
     router = HangingRouter()
     thread = RouterThread(router, 0.3)
     threads = threading.active_count()
-    hangs = asyncio.create_task(thread.classify(["hang"]))
+    hangs = asyncio.create_task(thread.route(["hang"]))
     await entered(router)
-    behind = [hangs, *(thread.classify(["behind"]) for _ in range(20))]
+    behind = [hangs, *(thread.route(["behind"]) for _ in range(20))]
     for error in await asyncio.gather(*behind, return_exceptions=True):
         assert isinstance(error, RouterTimeoutError)
     start = time.monotonic()
     for _ in range(1000):
         with pytest.raises(RouterTimeoutError, match="not come back"):
-            await thread.classify(["later"])
+            await thread.route(["later"])
     assert time.monotonic() - start < 1000 * 0.3 / 2  # none of them waited for the limit
     assert threading.active_count() == threads
     router.let_go.set()
-    answer: Classified | None = None
+    answer: Routed | None = None
     while answer is None:
         try:
-            answer = await thread.classify(["again"])
+            answer = await thread.route(["again"])
         except RouterTimeoutError:
             await asyncio.sleep(0.01)
     assert answer.probabilities.tolist() == [[1.0]]
@@ -136,15 +136,15 @@ async def test_a_hanging_call_holds_up_nobody_for_longer_than_the_limit_and_pile
 async def test_who_stops_waiting_is_never_routed() -> None:
     router = HangingRouter()
     thread = RouterThread(router, ENOUGH)
-    first = asyncio.create_task(thread.classify(["hang"]))
+    first = asyncio.create_task(thread.route(["hang"]))
     await entered(router)
-    left = asyncio.create_task(thread.classify(["left"]))
+    left = asyncio.create_task(thread.route(["left"]))
     await asyncio.sleep(0.05)
     left.cancel()
     await asyncio.wait([left])
     router.let_go.set()
     await first
-    await thread.classify(["next"])
+    await thread.route(["next"])
     assert router.calls == [["hang"], ["next"]]
     thread.close()
 
@@ -153,9 +153,9 @@ async def behind_a_hanging_call(*calls: Sequence[str]) -> list[list[str]]:
     """The passes that the router makes of calls which all wait when it becomes free."""
     router = HangingRouter()
     thread = RouterThread(router, ENOUGH)
-    first = asyncio.create_task(thread.classify(["hang"]))
+    first = asyncio.create_task(thread.route(["hang"]))
     await entered(router)
-    waiting = [asyncio.create_task(thread.classify(texts)) for texts in calls]
+    waiting = [asyncio.create_task(thread.route(texts)) for texts in calls]
     await asyncio.sleep(0.02)
     router.let_go.set()
     for texts, answer in zip(calls, await asyncio.gather(*waiting), strict=True):
@@ -188,12 +188,12 @@ async def test_a_long_text_waits_its_time_and_no_longer(monkeypatch: pytest.Monk
     later = SimpleNamespace(monotonic=lambda: time.monotonic() + 10, perf_counter=time.perf_counter)
     router = HangingRouter()
     thread = RouterThread(router, ENOUGH)
-    first = asyncio.create_task(thread.classify(["hang"]))
+    first = asyncio.create_task(thread.route(["hang"]))
     await entered(router)
-    long = asyncio.create_task(thread.classify(["x" * 4000]))
+    long = asyncio.create_task(thread.route(["x" * 4000]))
     await asyncio.sleep(0.02)
     monkeypatch.setattr("router.threaded.time", later)  # so the short one comes much later
-    short = asyncio.create_task(thread.classify(["short"]))
+    short = asyncio.create_task(thread.route(["short"]))
     await asyncio.sleep(0.02)
     router.let_go.set()
     await asyncio.gather(first, long, short)
@@ -204,16 +204,16 @@ async def test_a_long_text_waits_its_time_and_no_longer(monkeypatch: pytest.Monk
 async def test_a_full_queue_takes_no_more_and_one_call_of_any_length() -> None:
     router = HangingRouter()
     thread = RouterThread(router, ENOUGH, queued_texts=3)
-    first = asyncio.create_task(thread.classify(["hang"]))
+    first = asyncio.create_task(thread.route(["hang"]))
     await entered(router)
-    waiting = asyncio.create_task(thread.classify(["a", "b"]))
+    waiting = asyncio.create_task(thread.route(["a", "b"]))
     await asyncio.sleep(0)
     with pytest.raises(RouterFullError, match="2 texts wait"):
-        await thread.classify(["c", "d"])
+        await thread.route(["c", "d"])
     router.let_go.set()
     assert (await waiting).probabilities.shape == (2, 1)
     await first
-    assert (await thread.classify(["text"] * 5)).probabilities.shape == (5, 1)
+    assert (await thread.route(["text"] * 5)).probabilities.shape == (5, 1)
     thread.close()
     assert router.calls[1] == ["a", "b"]
 
@@ -221,13 +221,13 @@ async def test_a_full_queue_takes_no_more_and_one_call_of_any_length() -> None:
 async def test_who_left_makes_room_in_the_queue() -> None:
     router = HangingRouter()
     thread = RouterThread(router, ENOUGH, queued_texts=3)
-    first = asyncio.create_task(thread.classify(["hang"]))
+    first = asyncio.create_task(thread.route(["hang"]))
     await entered(router)
-    left = asyncio.create_task(thread.classify(["a", "b", "c"]))
+    left = asyncio.create_task(thread.route(["a", "b", "c"]))
     await asyncio.sleep(0)
     left.cancel()
     await asyncio.wait([left])
-    stays = asyncio.create_task(thread.classify(["d", "e"]))
+    stays = asyncio.create_task(thread.route(["d", "e"]))
     await asyncio.sleep(0)
     router.let_go.set()
     assert (await stays).probabilities.shape == (2, 1)
@@ -243,7 +243,7 @@ async def test_a_timeout_that_the_router_raises_is_its_own_error() -> None:
 
     thread = RouterThread(Raising(), ENOUGH)
     with pytest.raises(TimeoutError, match="of the router"):
-        await thread.classify(["text"])
+        await thread.route(["text"])
     thread.close()
 
 
@@ -260,7 +260,7 @@ class Hangs:
 async def main():
     thread = RouterThread(Hangs(), 0.1)
     try:
-        await thread.classify(["text"])
+        await thread.route(["text"])
     except RouterTimeoutError:
         thread.close()
         print("closed")
@@ -284,7 +284,7 @@ async def test_the_router_gives_way_to_everything_else_of_the_process() -> None:
     router = NiceRouter()
     thread = RouterThread(router, ENOUGH)
     before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    await thread.classify(["text"])
+    await thread.route(["text"])
     thread.close()
     assert router.niceness == before + 10
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before

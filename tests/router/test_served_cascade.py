@@ -57,11 +57,9 @@ class Setup:
 
 async def test_what_the_linear_model_is_sure_of_waits_for_no_encoder() -> None:
     setup = Setup()
-    waits = asyncio.create_task(setup.served.classify(["unsure"]))
+    waits = asyncio.create_task(setup.served.route(["unsure"]))
     await asyncio.sleep(0.02)
-    answer = await asyncio.wait_for(
-        setup.served.classify(["sure a", "sure b"]), 10
-    )  # the encoder still hangs
+    answer = await asyncio.wait_for(setup.served.route(["sure a", "sure b"]), 10)  # the encoder still hangs
     assert answer.probabilities.tolist() == [[0.75, 0.25]] * 2
     assert (answer.linear, answer.remembered) == (2, 0)
     assert not waits.done()
@@ -73,7 +71,7 @@ async def test_what_the_linear_model_is_sure_of_waits_for_no_encoder() -> None:
 async def test_the_encoder_gets_the_rest_and_the_linear_model_sees_each_text_once() -> None:
     setup = Setup()
     setup.encoder.let_go.set()
-    answer = await setup.served.classify(["sure a", "b", "sure c", "d", "b"])
+    answer = await setup.served.route(["sure a", "b", "sure c", "d", "b"])
     assert answer.probabilities[:, 0].tolist() == pytest.approx([0.75, 0.1, 0.75, 0.1, 0.1])
     assert answer.linear == 2
     assert sorted(setup.encoder.seen) == ["b", "d"]
@@ -89,7 +87,7 @@ async def test_a_text_is_answered_at_once_or_left_to_the_encoder_alone() -> None
     assert (sure.probabilities.tolist(), sure.linear, sure.remembered) == ([[0.75, 0.25]], 1, 0)
     assert setup.served.at_once("b") is None
     before = time.perf_counter() - 5
-    answer = await setup.served.classify(["b"], since=before)
+    answer = await setup.served.route(["b"], since=before)
     assert answer.probabilities[:, 0].tolist() == pytest.approx([0.1])
     assert answer.seconds > 5  # from when it was asked first
     assert setup.linear.seen == ["sure a", "b"]  # not asked for "b" once more
@@ -109,7 +107,7 @@ async def test_tokens_keep_streaming_beside_a_long_list() -> None:
             ticks += 1
 
     ticker = asyncio.create_task(tick())
-    await setup.served.classify([f"sure {number}" for number in range(100)])
+    await setup.served.route([f"sure {number}" for number in range(100)])
     ticker.cancel()
     assert ticks >= 90
     setup.encoder.let_go.set()
@@ -119,8 +117,8 @@ async def test_tokens_keep_streaming_beside_a_long_list() -> None:
 async def test_both_ends_are_remembered() -> None:
     setup = Setup(entries=10)
     setup.encoder.let_go.set()
-    await setup.served.classify(["sure a", "b"])
-    again = await setup.served.classify(["b", "sure a"])
+    await setup.served.route(["sure a", "b"])
+    again = await setup.served.route(["b", "sure a"])
     assert (again.remembered, again.linear) == (2, 0)
     assert again.probabilities[:, 0].tolist() == pytest.approx([0.1, 0.75])
     assert setup.encoder.seen == ["b"]

@@ -11,14 +11,14 @@ from prometheus_client import CollectorRegistry
 
 from bundle.manifest import Manifest
 from router.text import PromptReader
-from router.threaded import Classified
+from router.threaded import Routed
 from service.dispatch.dispatch import Dispatch
 from service.engine.request_models import RequestModels
-from service.layers.observation import Observed
+from service.layers.observation import Observation
 from service.lifecycle.in_flight import InFlight
 from service.lifecycle.lifecycle import Lifecycle
 from service.request.decision import Decider
-from service.request.limits import Admission, Limits
+from service.request.limits import Limits, RequestLimits
 from service.request.names import ModelNames
 from service.request.routed_text import RequestTexts
 from service.telemetry.metrics import Metrics
@@ -59,17 +59,17 @@ class WordRouter:
         self.error = error
         self.seen: list[str] = []
 
-    def at_once(self, text: str) -> Classified | None:
+    def at_once(self, text: str) -> Routed | None:
         return None
 
-    async def classify(self, texts: Sequence[str], since: float | None = None) -> Classified:
+    async def route(self, texts: Sequence[str], since: float | None = None) -> Routed:
         if self.error is not None:
             raise self.error
         self.seen += texts
         rows = np.full((len(texts), 3), 0.1, dtype=np.float32)
         for row, text in zip(rows, texts, strict=True):
             row[int(text[0])] = 0.8
-        return Classified(rows, 0.004)
+        return Routed(rows, 0.004)
 
 
 class Letters:
@@ -108,18 +108,18 @@ class Setup:
         self.lifecycle = Lifecycle()
         self.lifecycle.serving()
         self.in_flight = InFlight(limit, self.lifecycle, self.metrics)
-        admission = Admission(limits, Letters(), self.metrics.rejected)
+        limits = RequestLimits(limits, Letters(), self.metrics.rejected)
         self.dispatch = Dispatch(
             self.inner,
             decider,
             texts,
             self.metrics,
             self.in_flight,
-            admission,
+            limits,
             self.is_dead,
             RequestModels(()),
         )
-        self.app = Observed(self.dispatch, self.metrics, tracer)
+        self.app = Observation(self.dispatch, self.metrics, tracer)
 
     def is_dead(self) -> bool:
         return self.dead

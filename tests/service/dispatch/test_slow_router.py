@@ -60,7 +60,7 @@ async def test_no_byte_of_a_stream_waits_for_a_neighbours_classification(held: H
     answer = await asyncio.wait_for(setup.post("/v1/completions", stream), 30)
     assert answer.text.endswith("data: [DONE]\n\n")
     assert answer.headers[headers.REASON] == "named"
-    assert not neighbour.done(), "the neighbour should still be classified"
+    assert not neighbour.done(), "the neighbour should still be routed"
     held.let_go.set()
     assert (await neighbour).headers[headers.EXPERT] == "expert-1"
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from service.engine.engine import EngineDeathBell
+from service.engine.engine import ServerStandIn
 from service.lifecycle.lifecycle import Lifecycle
 
 
@@ -13,26 +13,26 @@ def test_ready_only_between_the_start_and_the_end() -> None:
     lifecycle.stop()
     assert lifecycle.not_ready_because == "The service is stopping"
     assert lifecycle.ending.is_set()
-    assert not lifecycle.in_a_hurry.is_set()
+    assert not lifecycle.stop_now.is_set()
     lifecycle.stop()
-    assert lifecycle.in_a_hurry.is_set()
+    assert lifecycle.stop_now.is_set()
     assert lifecycle.exit_code == 0
 
 
 def test_the_engines_death_is_no_success() -> None:
     lifecycle = Lifecycle()
     lifecycle.serving()
-    bell = EngineDeathBell(lifecycle.engine_died)
-    bell.should_exit = False
+    server = ServerStandIn(lifecycle.engine_died)
+    server.should_exit = False
     assert lifecycle.not_ready_because is None
-    bell.should_exit = True
-    bell.should_exit = True
+    server.should_exit = True
+    server.should_exit = True
     assert lifecycle.not_ready_because == "The engine died"
     assert lifecycle.ending.is_set()
-    assert not lifecycle.in_a_hurry.is_set()
+    assert not lifecycle.stop_now.is_set()
     assert lifecycle.exit_code == 1
     lifecycle.stop()  # somebody who does not want to wait for the stated time
-    assert lifecycle.in_a_hurry.is_set()
+    assert lifecycle.stop_now.is_set()
     assert lifecycle.exit_code == 1
 
 
@@ -42,4 +42,4 @@ def test_an_engine_that_ends_while_we_stop_leaves_nothing_to_wait_for() -> None:
     lifecycle.stop()
     lifecycle.engine_died()
     assert lifecycle.exit_code == 0
-    assert lifecycle.in_a_hurry.is_set()
+    assert lifecycle.stop_now.is_set()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from router.threaded import Classified
+from router.threaded import Routed
 from service import headers
 from tests.stand_ins.dispatch_setup import Setup, WordRouter
 
@@ -23,16 +23,16 @@ class AtOnce(WordRouter):
         self.tasks: list[int] = []
         self.since: list[float | None] = []
 
-    def at_once(self, text: str) -> Classified | None:
+    def at_once(self, text: str) -> Routed | None:
         self.tasks.append(len(asyncio.all_tasks()))
         row = np.full((1, 3), 0.1, dtype=np.float32)
         row[0, int(text[0])] = 0.8
-        return Classified(row, 0.0, linear=1) if self.answers else None
+        return Routed(row, 0.0, linear=1) if self.answers else None
 
-    async def classify(self, texts: Sequence[str], since: float | None = None) -> Classified:
+    async def route(self, texts: Sequence[str], since: float | None = None) -> Routed:
         self.tasks.append(len(asyncio.all_tasks()))
         self.since.append(since)
-        return await super().classify(texts)
+        return await super().route(texts)
 
 
 async def test_what_is_decided_at_once_starts_no_task() -> None:
@@ -63,17 +63,17 @@ async def test_a_router_that_waits_knows_since_when_it_was_asked() -> None:
 @pytest.mark.parametrize("broken", [RuntimeError("boom"), "shape", "nan"])
 async def test_a_router_that_fails_never_fails_a_request(broken: object, when: str) -> None:
     class Broken:
-        def at_once(self, text: str) -> Classified | None:
+        def at_once(self, text: str) -> Routed | None:
             return self.fails([text]) if when == "at once" else None
 
-        async def classify(self, texts: Sequence[str], since: float | None = None) -> Classified:
+        async def route(self, texts: Sequence[str], since: float | None = None) -> Routed:
             return self.fails(texts)
 
-        def fails(self, texts: Sequence[str]) -> Classified:
+        def fails(self, texts: Sequence[str]) -> Routed:
             if isinstance(broken, Exception):
                 raise broken
             shape = (len(texts), 3 if broken == "nan" else 2)
-            return Classified(np.full(shape, np.nan if broken == "nan" else 0.5, dtype=np.float32), 0.001)
+            return Routed(np.full(shape, np.nan if broken == "nan" else 0.5, dtype=np.float32), 0.001)
 
     setup = Setup(Broken())
     answer = await setup.post("/v1/completions", {"prompt": "1 hello"})

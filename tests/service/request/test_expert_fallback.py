@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bundle.manifest import FallbackRecord, Manifest
-from router.threaded import Classified
+from router.threaded import Routed
 from service.request.decision import Decider
 from service.request.names import ModelNames
 from tests.stand_ins.dispatch_setup import EXPERTS, small_manifest
@@ -27,10 +27,10 @@ class Given:
     def at_once(self, text: str) -> None:
         return None
 
-    async def classify(self, texts: Sequence[str], since: float | None = None) -> Classified:
+    async def route(self, texts: Sequence[str], since: float | None = None) -> Routed:
         if self.rows is None:
             raise RuntimeError("boom")
-        return Classified(np.array(self.rows, dtype=np.float32), 0.001)
+        return Routed(np.array(self.rows, dtype=np.float32), 0.001)
 
 
 async def test_the_expert_answers_under_its_own_name_whatever_the_reason() -> None:

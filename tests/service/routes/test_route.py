@@ -74,7 +74,7 @@ async def test_dry_runs_that_come_together_are_decided_in_turns_of_their_own() -
     app.include_router(route.router)
     app.state.service = SimpleNamespace(
         texts=SimpleNamespace(of_prompts=list),
-        admission=SimpleNamespace(check_count=lambda *_: None),
+        limits=SimpleNamespace(check_count=lambda *_: None),
         in_flight=SimpleNamespace(slot=slot),
         dry_runs=OnePerTurn(),
         decider=Decider(),

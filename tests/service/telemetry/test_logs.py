@@ -16,7 +16,7 @@ import pytest
 from service import logs
 from service.engine.environment import prepare_environment
 from service.engine.log_lines import SEES_ONLY_TOKENS, configure_engine_logging
-from service.layers.request_id import Identity
+from service.layers.request_id import RequestIds
 from service.logs import configure_logging
 from tests.stand_ins.dispatch_setup import Setup, WordRouter
 
@@ -48,7 +48,7 @@ def logged(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 
 
 async def ask(setup: Setup, body: Any, path: str = "/v1/completions", request_id: str = "mine-7") -> None:
-    app = Identity(setup.app, "bundle")
+    app = RequestIds(setup.app, "bundle")
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         await client.post(path, json=body, headers={"x-request-id": request_id})
@@ -121,7 +121,7 @@ class Failing:
     def at_once(self, text: str) -> None:
         return None
 
-    async def classify(self, texts: Any, since: float | None = None) -> Any:
+    async def route(self, texts: Any, since: float | None = None) -> Any:
         raise ValueError(f"can't read {texts[0]}")
 
 

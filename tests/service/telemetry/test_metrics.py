@@ -9,7 +9,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from router.threaded import Classified
+from router.threaded import Routed
 from service.telemetry.metrics import Metrics
 from tests.stand_ins.dispatch_setup import Setup, WordRouter, small_manifest
 
@@ -127,8 +127,8 @@ def test_the_engine_and_readiness_are_asked_when_the_page_is_read() -> None:
 
 async def test_what_answered_a_text_is_counted() -> None:
     class Mixed(WordRouter):
-        async def classify(self, texts: Sequence[str], since: float | None = None) -> Classified:
-            found = await super().classify(texts)
+        async def route(self, texts: Sequence[str], since: float | None = None) -> Routed:
+            found = await super().route(texts)
             return replace(found, remembered=1, linear=2)
 
     setup = Setup(Mixed())

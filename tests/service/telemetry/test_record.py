@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from starlette.types import Message, Receive, Scope, Send
 
-from service.layers.observation import Observed
+from service.layers.observation import Observation
 from service.request.names import ModelNames
 from service.telemetry.metrics import Metrics
 from service.telemetry.record import record_of
@@ -60,7 +60,7 @@ async def _run(app: Callable[..., Any], expects: type[Exception] | None) -> None
     async def receive() -> Message:
         return {"type": "http.disconnect"}
 
-    observed = Observed(app, Metrics(CollectorRegistry()))
+    observed = Observation(app, Metrics(CollectorRegistry()))
     scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
     if expects is None:
         await observed(scope, receive, send)

@@ -29,7 +29,7 @@ class SlowApp:
 
 def version(app: SlowApp) -> Version:
     nothing: Any = None
-    return Version(bundle=nothing, loaded=nothing, classifier=nothing, app=app)
+    return Version(bundle=nothing, loaded=nothing, router=nothing, app=app)
 
 
 async def test_a_request_stays_with_the_version_it_came_to() -> None:

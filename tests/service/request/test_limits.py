@@ -16,7 +16,7 @@ from service import headers
 from service.errors import BadRequestError
 from service.lifecycle.shutdown import wait_for_the_end
 from service.request.endpoints import ENDPOINTS
-from service.request.limits import Admission, Limits
+from service.request.limits import Limits, RequestLimits
 from service.telemetry.metrics import Metrics
 from tests.stand_ins.dispatch_setup import LIMITS, Letters, Setup
 
@@ -104,20 +104,20 @@ async def test_only_a_prompt_that_may_be_too_long_is_tokenised() -> None:
         def get_vocab(self) -> dict[str, int]:
             return {"aa": 0}
 
-    admission = Admission(LIMITS, Counting(), Metrics(CollectorRegistry()).rejected)
+    limits = RequestLimits(LIMITS, Counting(), Metrics(CollectorRegistry()).rejected)
     endpoint = ENDPOINTS["/v1/completions"]
-    await admission.check(endpoint, {"prompt": "1" * 16})  # 64 bytes at most
+    await limits.check(endpoint, {"prompt": "1" * 16})  # 64 bytes at most
     assert Counting.seen == []
-    await admission.check(endpoint, {"prompt": "1" * 128})
+    await limits.check(endpoint, {"prompt": "1" * 128})
     assert Counting.seen == [128]
     with pytest.raises(BadRequestError):
-        await admission.check(endpoint, {"prompt": "1" * 129})  # longer than 64 of the longest
+        await limits.check(endpoint, {"prompt": "1" * 129})  # longer than 64 of the longest
     assert Counting.seen == [128]
 
 
 async def test_a_lone_surrogate_can_be_counted() -> None:
-    admission = Admission(Limits(3, 1, 1), Letters(), Metrics(CollectorRegistry()).rejected)
-    await admission.check(ENDPOINTS["/v1/completions"], {"prompt": "\ud800ab"})
+    limits = RequestLimits(Limits(3, 1, 1), Letters(), Metrics(CollectorRegistry()).rejected)
+    await limits.check(ENDPOINTS["/v1/completions"], {"prompt": "\ud800ab"})
 
 
 def streaming(setup: Setup, count: int) -> list[asyncio.Task[httpx.Response]]:
