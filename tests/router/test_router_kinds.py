@@ -22,7 +22,7 @@ from router.semantic import SemanticRouter
 from training.router.other_kinds import write_head
 
 if TYPE_CHECKING:
-    from conftest import Exported
+    from tests.stand_ins.exported_router import Exported
 
 LABELS = ("expert-0", "expert-1", "expert-2", "expert-3")
 OTHERS = LABELS[:3]

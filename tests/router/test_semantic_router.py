@@ -17,7 +17,7 @@ from bundle.errors import BundleError
 from router.semantic import SemanticRouter
 
 if TYPE_CHECKING:
-    from conftest import Exported
+    from tests.stand_ins.exported_router import Exported
 
 ROOT = Path(__file__).parents[2]
 TEXTS = [
