@@ -161,20 +161,40 @@ def _print(checks: list[Check], as_json: bool) -> None:
     from rich.table import Table
 
     table = Table()
-    table.add_column("check", no_wrap=True)
+    table.add_column("check", overflow="fold")
     table.add_column("", no_wrap=True)
     for heading in ("number", "limit"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("what it says", overflow="fold")
     for check in checks:
         shown = {True: "[green]pass[/]", False: "[bold red]FAIL[/]", None: "[dim]-[/]"}[check.passed]
-        if check.passed is None and check.value is not None:  # information
-            shown = "safe" if check.value <= check.limit else "[yellow]unsafe[/]"
+        if _is_information(check):
+            shown = "safe" if _is_safe(check) else "[yellow]unsafe[/]"
         value = "" if check.value is None else f"{check.value:.2g}"
-        limit = f"{check.bound} {check.limit:g}"
-        table.add_row(check.check, shown, value, limit, escape(check.meaning))
+        table.add_row(escape(check.check), shown, value, f"{check.bound} {check.limit:g}")
     console = Console()
     console.print(table)
     for check in checks:
+        if check.passed is not True and not (_is_information(check) and _is_safe(check)):
+            console.print(f"{check.check}: {check.meaning}.", markup=False, soft_wrap=True)
         if check.passed is False:
             console.print(f"{check.check}: {check.advice}", style="bold", markup=False, soft_wrap=True)
+    console.print(_in_one_line(checks), style="bold", markup=False, soft_wrap=True)
+
+
+def _is_information(check: Check) -> bool:
+    return check.passed is None and check.value is not None
+
+
+def _is_safe(check: Check) -> bool:
+    return check.value is not None and check.value <= check.limit
+
+
+def _in_one_line(checks: list[Check]) -> str:
+    """What it all says: may Stage II use these gradients?"""
+    failed = [check.check for check in checks if check.passed is False]
+    passed = sum(check.passed is True for check in checks)
+    unmeasured = sum(check.passed is None and check.value is None for check in checks)
+    left = f", {unmeasured} not measured" if unmeasured else ""
+    if failed:
+        return f"Not yet: {len(failed)} of {len(checks)} checks failed ({', '.join(failed)}){left}."
+    return f"Yes: this model's per-row gradients are exact; {passed} checks passed{left}."

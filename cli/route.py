@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from router.protocol import Router
 
 
-_BORDERS = 13  # of four columns
-_LEAST_TEXT = 12
+_BORDERS = 16  # of five columns
+_SHARE = 6  # of a line, that a probability and a space take
+_MOST_NAME = 14  # of a line of 80
+_LEAST_TEXT = 11
 
 
 def route(
@@ -84,17 +86,19 @@ def _print_table(rows: list[dict[str, Any]], labels: tuple[str, ...]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    # As wide as the longest name: what the command is asked for must never be cut. The text gets what is left.
-    expert = max(map(len, (*labels, "fallback")))
+    # Names are never cut, a very long one is folded; the text gets what is left.
+    expert = min(max(map(len, (*labels, "fallback"))), _MOST_NAME)
     by = max((len(row["by"]) for row in rows), default=0)
-    shares = 6 * len(labels) - 1
     console, table = Console(), Table()
-    room = console.width - expert - by - shares - _BORDERS
+    room = console.width - 2 * expert - by - 2 * _SHARE - _BORDERS
     table.add_column("text", overflow="ellipsis", no_wrap=True, max_width=max(room, _LEAST_TEXT))
-    table.add_column("expert", min_width=expert, no_wrap=True, style="bold")
+    table.add_column("expert", width=expert, overflow="fold", style="bold")
     table.add_column("by", min_width=by, no_wrap=True)
-    table.add_column("probabilities, in label order", justify="right", min_width=shares, max_width=shares)
+    table.add_column("sure", justify="right", width=_SHARE - 1, no_wrap=True)
+    table.add_column("next", width=expert + _SHARE, overflow="fold")
     for row in rows:
-        shown = " ".join(f"{probability:.3f}" for probability in row["probabilities"].values())
-        table.add_row(escape(row["text"].replace("\n", " ")), escape(row["expert"]), row["by"], shown)
+        others = sorted(row["probabilities"].items(), key=lambda each: -each[1])[1:2]
+        runner_up = "".join(f"{probability:.3f} {name}" for name, probability in others)
+        text = escape(row["text"].replace("\n", " "))
+        table.add_row(text, escape(row["expert"]), row["by"], f"{row['confidence']:.3f}", escape(runner_up))
     console.print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -93,6 +94,10 @@ def train(
     except KeyboardInterrupt:
         fail("Stopped. The same command goes on with the stage it was in.", code=130)
     narrator.title(f"\nThe bundle is ready: {bundle.folder} (K = {len(bundle.manifest.experts)})")
+    report = bundle.folder / "report"
+    verdict = json.loads((report / "report.json").read_text(encoding="utf-8"))["verdict"]
+    narrator.say(f"Verdict:     {verdict['headline']}")
+    narrator.say(f"Why:         {report / 'report.html'}")
     narrator.say(f"Look at it:  gradientspace inspect {bundle.folder}")
     if bundle.manifest.router.kind != "gradient":  # which no service opens
         narrator.say(f"Serve it:    gradientspace serve {bundle.folder}")

@@ -149,6 +149,12 @@ class ClustersSection(Section):
     gradients: Literal["auto", "disk", "recompute"] = _choice(
         "auto", "ours", "disk: computed once, kept until Stage II ends; auto: disk if they fit the budget"
     )
+    orders: Literal["probe", "all"] = _choice(
+        "probe",
+        "ours",
+        "rows on which two other orders are compared with the run's own: the probe takes a second or two, all training "
+        "rows two calibrations more",
+    )
     checkpoint_seconds: float = _choice(
         60.0, "ours", "a kill in Stage II loses at most this and the rows under way, 64 in each process", ge=0
     )

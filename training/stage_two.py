@@ -40,7 +40,7 @@ _ORDERS = 3  # of the rows, whose partitions are compared
 # What only calibration depends on, and what can change nothing that is computed.
 _OF_CALIBRATION = {"batch_rows", "cache_batches", "beta", "max_epochs", "max_drift", "max_churn"}
 _OF_NO_RESULT = {
-    *("min_rows", "micro_batch_tokens", "cache", "gradients", "checkpoint_seconds"),
+    *("min_rows", "micro_batch_tokens", "cache", "gradients", "orders", "checkpoint_seconds"),
 }
 
 
@@ -193,15 +193,16 @@ def compare_orders(
 ) -> StageResult:
     """Calibrate in two other orders of the rows and say how far the partitions agree.
 
-    On all training rows if their gradients are on disk; computing them again for every order would cost more than
-    all the rest, so otherwise on the probe, whose Gram matrix is known.
+    On the probe, whose Gram matrix is known, so that it costs next to nothing; on all training rows if the recipe asks
+    for it, which is two calibrations more.
     """
-    section, on_disk = inputs.recipe.clusters, plan.gradients == "disk"
+    section = inputs.recipe.clusters
+    on_all = section.orders == "all"
     depends_on = {
         "start": start.digest,
         "centroids": centroids.digest,
         "orders": _ORDERS,
-        "on_disk": on_disk,
+        "on_all": on_all,
     }
     stage = Stage("orders", "Stage II: does the order of the rows matter?", depends_on)
 
@@ -240,11 +241,11 @@ def compare_orders(
         return (source.vectors @ final.T).argmax(1).numpy()
 
     def work(folder: Path) -> dict[str, Any]:
-        if on_disk:
+        if on_all:
             return shuffle_agreement(of_all, _ORDERS, "all training rows")
         return shuffle_agreement(of_probe, _ORDERS, "the probe")
 
-    return store.run(stage, work, before=supply.open if on_disk else None)
+    return store.run(stage, work, before=supply.open if on_all else None)
 
 
 def read_centroids(stage: StageResult) -> Tensor:
