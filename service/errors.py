@@ -13,14 +13,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from service.usage_error import UsageError as UsageError
+
 ENGINE_DIED = "The engine died before this answer was complete"
 RETRY_AFTER_SECONDS = 1  # ours: answers take seconds, and clients add a pause of their own
 _INTERNAL = "Internal error; the service's log says more"
 _log = logging.getLogger(__name__)
-
-
-class UsageError(ValueError):
-    """The service can't be started as it was asked to; the message is the sentence for the user."""
 
 
 class ServiceError(Exception):

@@ -25,8 +25,8 @@ from pydantic import (
     model_validator,
 )
 
-from service.errors import UsageError
 from service.logs import LogFormat
+from service.usage_error import UsageError
 
 Keys = tuple[SecretStr, ...]
 ENV_PREFIX = "GRADIENTSPACE_"

@@ -28,7 +28,7 @@ SUB_ROOMS: dict[str, tuple[str, ...]] = {
     # From the ground up: each may import what stands before it in its room, and nothing that stands behind it. What
     # is no folder is a file on the top of the room.
     "service": (
-        *("logs", "errors", "headers", "settings"),
+        *("logs", "usage_error", "errors", "headers", "settings"),
         *("request", "engine", "console", "telemetry", "lifecycle"),
         *("dispatch", "versions", "routes", "layers"),
         *("http_server", "app", "assembly", "serve"),
