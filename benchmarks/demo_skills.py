@@ -31,10 +31,11 @@ from router.text import routed_text
 from training.errors import TrainingError
 from training.models.finetune import Schedule, finetune, load_adapter
 from training.progress import Narrator
-from training.recipe import Recipe
 from training.rows.reading import Row, parse_row
 from training.rows.rendering import TokenRow, prompt_ids
-from training.stages.inputs import Inputs, read_inputs
+from training.run import finished_run
+from training.stages.inputs import Inputs
+from training.stages.outcome import TrainedAdapter
 from training.stages.processes import World
 from training.stages.provenance import git_commit
 from training.stages.store import Stage, StageStore
@@ -63,11 +64,11 @@ def main(
     narrator = Narrator()
     try:
         bundle = read_bundle(run)
-        inputs = read_inputs(Recipe.model_validate(bundle.manifest.recipe), narrator)
+        finished = finished_run(run, narrator)
     except (BundleError, TrainingError) as error:
         print(error, file=sys.stderr)
         raise typer.Exit(2) from error
-    warmup = run / "stages" / "warmup"
+    inputs, warmup = finished.inputs, finished.warmup
     store = StageStore(run / "comparison", narrator, World())
     one = _tuned(inputs, store, warmup, "one-lora", inputs.pick(inputs.split.train))
     by_skill = {
@@ -116,20 +117,21 @@ def main(
         )
 
 
-def _tuned(inputs: Inputs, store: StageStore, warmup: Path, name: str, rows: Sequence[TokenRow]) -> Path:
+def _tuned(
+    inputs: Inputs, store: StageStore, warmup: TrainedAdapter, name: str, rows: Sequence[TokenRow]
+) -> Path:
     section = inputs.recipe.experts
     schedule = Schedule(section.epochs, section.learning_rate, section.batch_rows)
 
     def work(folder: Path) -> dict[str, Any]:
-        model = load_adapter(inputs.base, warmup, trainable=True)
+        model = load_adapter(inputs.base, warmup.folder, trainable=True)
         with store.narrator.bar(name, schedule.steps(len(rows)), "steps") as advance:
             return asdict(
                 finetune(model, inputs.tokenizer, rows, schedule, inputs.recipe.seed, folder, advance)
             )
 
-    warmup_digest = json.loads((warmup / "stage.json").read_text(encoding="utf-8"))["digest"]
     depends_on = {
-        "warmup": warmup_digest,
+        "warmup": warmup.digest,
         "rows": [row.origin for row in rows],
         "experts": section.model_dump(),
     }

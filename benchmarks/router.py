@@ -31,7 +31,7 @@ from benchmarks.router_contenders import (
     routers_of,
 )
 from benchmarks.router_eager import EagerPipeline
-from benchmarks.router_rows import HeldOut, held_out_rows, router_rows, run_stages, training_inputs
+from benchmarks.router_rows import HeldOut, held_out_rows, router_rows, run_of, training_inputs
 from benchmarks.router_table import print_record
 from benchmarks.router_timing import (
     LENGTHS,
@@ -156,15 +156,13 @@ def _or_note(work: Callable[[], Any], notes: list[str]) -> Any:
 
 
 def _gradient(bundle: Bundle, inputs: Inputs | None, held_out: HeldOut, notes: list[str]) -> Router | None:
-    stages = run_stages(bundle)
+    run = run_of(bundle, inputs)
     if inputs is None:
         return None  # said already
-    if stages is None:
+    if run is None:
         notes.append("No gradient router: the bundle does not lie in the run folder that holds its centroids")
         return None
-    router: Router | None = _or_note(
-        lambda: gradient_router(bundle, inputs, stages, held_out.fitted.first(100)), notes
-    )
+    router: Router | None = _or_note(lambda: gradient_router(bundle, run, held_out.fitted.first(100)), notes)
     return router
 
 

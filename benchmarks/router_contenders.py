@@ -24,7 +24,7 @@ from training.models.encoder import Encoder, load_encoder
 from training.router.export import write_router
 from training.router.head import Head, fit_head, fit_temperature
 from training.router.int8 import quantise
-from training.stages.inputs import Inputs
+from training.run import Run
 
 KINDS: tuple[RouterKind, ...] = ("keyword", "embedding", "semantic")
 
@@ -91,14 +91,14 @@ def encoder_of(bundle: Bundle) -> Encoder:
         raise BenchmarkError(f"The bundle's encoder can't be loaded here ({error})") from error
 
 
-def gradient_router(bundle: Bundle, inputs: Inputs, stages: Path, fitted: Rows) -> GradientRouter:
+def gradient_router(bundle: Bundle, run: Run, fitted: Rows) -> GradientRouter:
     """Return the gradient router of the run that wrote the bundle, its temperature fitted to held-out rows.
 
     Raises:
         TrainingError: a stage is missing.
 
     """
-    plain = GradientRouter(inputs, stages, bundle.manifest.label_order)
+    plain = GradientRouter(run, bundle.manifest.label_order)
     return plain.with_temperature(fit_temperature(plain.cosines(fitted.texts), fitted.labels))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,7 +16,9 @@ from training.errors import TrainingError
 from training.progress import Narrator
 from training.recipe import Recipe
 from training.router.held_out import FIT, JUDGE, TEACH
+from training.run import Run
 from training.stages.inputs import Inputs, read_inputs
+from training.stages.store import FinishedStages
 
 _ASSIGNMENTS = "report/assignments.parquet"
 _NEEDED = {"text", "response", "label", "use"}
@@ -124,10 +125,10 @@ def training_rows(bundle: Bundle, inputs: Inputs) -> Rows:
     )
 
 
-def run_stages(bundle: Bundle) -> Path | None:
-    """Return the stages' folder of the run that wrote the bundle, if the bundle still lies there."""
+def run_of(bundle: Bundle, inputs: Inputs | None) -> Run | None:
+    """Return the run on `inputs` that wrote the bundle, read back, if the bundle still lies there."""
     stages = bundle.folder.parent / "stages"
-    return stages if stages.is_dir() else None
+    return Run(inputs, FinishedStages(stages, Narrator())) if inputs and stages.is_dir() else None
 
 
 def _picked(rows: Rows, chosen: NDArray[np.bool_]) -> Rows:

@@ -40,12 +40,15 @@ def diagnose(
     Exits with 0 if all checks pass, 1 if one fails, 2 if they could not be run.
     """
     from training.errors import TrainingError
+    from training.progress import Narrator
     from training.recipe import BaseSection, DataSection, Recipe
+    from training.stages.record import recorded_recipe
+    from training.stages.store import FinishedStages
 
     if run and adapter:
         fail("--run already names an adapter, the run's own. Give --run or --adapter, not both.")
     try:
-        recipe = recipe_of(run) if run else Recipe()
+        recipe = recorded_recipe(run) if run else Recipe()
         if base_model:
             recipe = recipe.model_copy(update={"base": BaseSection(model=base_model)})
         if data:
@@ -54,38 +57,13 @@ def diagnose(
             fail("No base model is given. Use --base-model ID_OR_FOLDER, or --run FOLDER.")
         if not recipe.data.files:
             fail("No rows are given. Use --data FILE, or --run FOLDER.")
-        checks = _checks(recipe, run / "stages" / "warmup" if run else adapter, rows)
+        if run:
+            adapter = FinishedStages(run / "stages", Narrator()).left("warmup").folder
+        checks = _checks(recipe, adapter, rows)
     except TrainingError as error:
         fail(str(error))
     _print(checks, as_json)
     raise typer.Exit(int(any(check.passed is False for check in checks)))
-
-
-def recipe_of(run: Path) -> Recipe:
-    """Read the recipe that a run folder was made with.
-
-    Raises:
-        RecipeError: there is none that this version can read.
-
-    """
-    import json
-
-    from pydantic import ValidationError
-
-    from training.errors import RecipeError
-    from training.recipe import Recipe
-
-    try:
-        return Recipe.model_validate(json.loads((run / "run.json").read_text(encoding="utf-8"))["recipe"])
-    except OSError as error:
-        raise RecipeError(
-            f"--run {run}: its run.json can't be read ({error.strerror}). Give the folder that was a training's "
-            "--output."
-        ) from error
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
-        raise RecipeError(
-            f"--run {run}: its run.json holds no recipe of this version. Give --base-model, --adapter and --data."
-        ) from error
 
 
 def _checks(recipe: Recipe, adapter: Path | None, count: int) -> list[Check]:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from evaluation.evidence.exhibit import Exhibit
-    from evaluation.evidence.finished_run import FinishedRun
     from training.progress import Narrator
+    from training.run import Run
     from training.stages.store import StageStore
 
 evidence = typer.Typer(
@@ -28,7 +28,7 @@ evidence = typer.Typer(
     no_args_is_help=True,
 )
 
-Run = Annotated[Path, typer.Argument(help="The folder of a finished training: its --output.")]
+RunFolder = Annotated[Path, typer.Argument(help="The folder of a finished training: its --output.")]
 Output = Annotated[
     Path, typer.Option("--output", help="Folder for the table, the figures and what was computed.")
 ]
@@ -43,7 +43,7 @@ _HELD_OUT = 100  # held-out rows per skill and surface of the controlled suite
 
 
 @evidence.command("cluster-terms")
-def cluster_terms(run: Run, output: Output) -> None:
+def cluster_terms(run: RunFolder, output: Output) -> None:
     """Table 2 and Figure 5: TF-IDF terms per cluster, and sources by cluster."""
     from evaluation.evidence.cluster_terms import cluster_terms as measure
 
@@ -52,7 +52,7 @@ def cluster_terms(run: Run, output: Output) -> None:
 
 @evidence.command("inference-cost")
 def inference_cost(
-    run: Run,
+    run: RunFolder,
     output: Output,
     prompts: Annotated[int, typer.Option("--prompts", min=1, help="Validation rows to answer.")] = 32,
 ) -> None:
@@ -64,7 +64,7 @@ def inference_cost(
 
 @evidence.command("sentence-pairs")
 def sentence_pairs(
-    run: Run,
+    run: RunFolder,
     output: Output,
     pairs: Annotated[
         Path, typer.Option("--pairs", help="STS-B as JSON Lines: sentence1, sentence2, score (0 to 5).")
@@ -82,7 +82,7 @@ def sentence_pairs(
 
 
 @evidence.command("variance")
-def variance(run: Run, output: Output) -> None:
+def variance(run: RunFolder, output: Output) -> None:
     """Section 4: gradient variance within and across clusters, sources, text clusters and random parts."""
     from evaluation.evidence.gradient_variance import variance_by_partition
 
@@ -91,7 +91,7 @@ def variance(run: Run, output: Output) -> None:
 
 @evidence.command("ablations")
 def ablations(
-    run: Run,
+    run: RunFolder,
     output: Output,
     held_out: HeldOut = None,
     train: Train = True,
@@ -109,7 +109,7 @@ def ablations(
 
 @evidence.command("cluster-cohesion")
 def cluster_cohesion(
-    run: Run,
+    run: RunFolder,
     output: Output,
     ks: Annotated[str, typer.Option("--ks", help="Numbers of clusters, with commas.")] = "2,3,4,5,6,7,8,9,10",
     held_out: HeldOut = None,
@@ -133,7 +133,7 @@ def cluster_cohesion(
 
 
 @evidence.command("curves")
-def curves(run: Run, output: Output, held_out: HeldOut = None) -> None:
+def curves(run: RunFolder, output: Output, held_out: HeldOut = None) -> None:
     """Held-out loss over the share of shared row visits, over rows per expert, and over routing errors."""
     from evaluation.evidence.curves import curves as measure
     from evaluation.evidence.rerun import read_held_out
@@ -178,13 +178,13 @@ def regimes(
         _show(exhibit, output)
 
 
-def _make(output: Path, run: Path, measure: Callable[[FinishedRun, StageStore], Exhibit]) -> None:
+def _make(output: Path, run: Path, measure: Callable[[Run, StageStore], Exhibit]) -> None:
     """Measure one exhibit of a finished run, and end with 1 if a part of it failed."""
-    from evaluation.evidence.finished_run import read_run
+    from training.run import finished_run
 
     with _telling():
         narrator, store = _store(output)
-        exhibit = measure(read_run(run, narrator), store)
+        exhibit = measure(finished_run(run, narrator), store)
         _show(exhibit, output)
 
 

@@ -3,48 +3,32 @@
 from __future__ import annotations
 
 import errno
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import torch
 from transformers.utils import logging as transformers_logging
 
 from bundle.errors import BundleError
-from bundle.manifest import Calibration, RoutedText, RouterRecord
+from bundle.manifest import RoutedText
 from bundle.read import Bundle, read_bundle
 from training.bundling.bundle import Expert, Fallback, Parts, Report, write_bundle
-from training.clusters.assignment import Assignment
 from training.clusters.norm_shares import norm_shares
 from training.clusters.quality import cluster_quality
 from training.clusters.terms import top_terms
 from training.errors import TrainingError
-from training.gradients.supply import GradientSupply
-from training.memory.plan import Plan
-from training.memory.planning import plan_clusters
 from training.progress import Narrator
 from training.recipe import Recipe
 from training.report.examples import cluster_examples
-from training.router.held_out import HeldOut, held_out_table, label_held_out
-from training.router.making import OTHERS
-from training.stage_one import warm_up
-from training.stage_three import expert_name, train_experts, train_fallback, train_router, train_shared
-from training.stage_two import (
-    ASSIGNMENTS,
-    assign_rows,
-    calibrate_centroids,
-    check_gradients,
-    compare_orders,
-    read_assignment,
-    read_gram,
-    start_clusters,
-)
-from training.stages.inputs import Inputs, read_inputs
-from training.stages.processes import World, join_world
-from training.stages.provenance import git_commit, package_versions
-from training.stages.store import StageResult, StageStore
+from training.router.held_out import held_out_table
+from training.run import Run
+from training.stage_three import expert_name
+from training.stages.inputs import read_inputs
+from training.stages.processes import join_world
+from training.stages.record import write_record
+from training.stages.store import StageStore
 
 
 def train(recipe: Recipe, narrator: Narrator) -> Bundle:
@@ -66,62 +50,27 @@ def train(recipe: Recipe, narrator: Narrator) -> Bundle:
         inputs = read_inputs(recipe, narrator)
         store = StageStore(recipe.output / "stages", narrator, world)
         if world.is_first:
-            _write_run_record(recipe.output, inputs, world)
-        plan = plan_clusters(inputs, store)
-        warmup = warm_up(inputs, store)
-        clusters = cluster(inputs, store, warmup, plan)
-        assignment = read_assignment(clusters.assigned)
-        held_out = label_held_out(inputs, store, warmup, clusters.centroids, clusters.assigned, assignment)
-        start = train_shared(inputs, store, warmup)
-        experts = train_experts(inputs, store, start, clusters.assigned, assignment)
-        fallback = train_fallback(inputs, store, warmup)
-        router = train_router(
-            inputs, store, warmup, clusters.centroids, clusters.assigned, assignment, held_out
-        )
-        if world.is_first:
-            _finish(inputs, store, warmup, clusters, assignment, held_out, experts, fallback, router)
-        world.gather(None)
+            write_record(recipe.output, recipe, world)
+        with Run(inputs, store) as run:
+            _walk(run)
+            if world.is_first:
+                _finish(run, recipe.output / "bundle")
+            world.gather(None)
         return read_bundle(recipe.output / "bundle")
 
 
-@dataclass(frozen=True)
-class Clusters:
-    """What Stage II left: a result per stage, and the plan it followed."""
-
-    checked: StageResult
-    start: StageResult
-    centroids: StageResult
-    assigned: StageResult
-    orders: StageResult
-    plan: Plan
+def _walk(run: Run) -> None:
+    """Ask for every stage, in the paper's order: whatever is not done yet is done."""
+    _ = run.plan  # before anything is trained: what does not fit is refused now
+    _ = run.warmup
+    _ = run.assigned, run.orders
+    run.remove_gradients()
+    _ = run.held_out, run.experts, run.fallback, run.router
 
 
-def cluster(inputs: Inputs, store: StageStore, warmup: StageResult, plan: Plan) -> Clusters:
-    """Run Stage II (section 5.3) from the warm-up adapter."""
-    checked = check_gradients(inputs, store, warmup)
-    with GradientSupply(inputs, store, warmup, checked.facts["dimension"], plan.gradients) as supply:
-        start = start_clusters(inputs, store, warmup, checked, supply, plan)
-        centroids = calibrate_centroids(inputs, store, start, supply, plan)
-        assigned = assign_rows(inputs, store, centroids, supply)
-        orders = compare_orders(inputs, store, start, centroids, supply, plan)
-        supply.remove()
-    return Clusters(checked, start, centroids, assigned, orders, plan)
-
-
-def _finish(
-    inputs: Inputs,
-    store: StageStore,
-    warmup: StageResult,
-    clusters: Clusters,
-    assignment: Assignment,
-    held_out: HeldOut,
-    experts: Sequence[StageResult],
-    fallback: StageResult | None,
-    router: StageResult,
-) -> None:
-    start, centroids, assigned = clusters.start, clusters.centroids, clusters.assigned
-    assert inputs.recipe.output is not None
-    final = inputs.recipe.output / "bundle"
+def _finish(run: Run, final: Path) -> None:
+    """Write the bundle, unless all of it is what an earlier run left."""
+    inputs, store = run.inputs, run.store
     if all(result.kept for result in store.results.values()):
         bundle: Bundle | None
         try:
@@ -132,10 +81,48 @@ def _finish(
         if bundle and bundle.manifest.recipe == inputs.recipe.model_dump(mode="json"):
             store.narrator.title("Bundle: done before, kept")
             return
+    members = list(inputs.split.train)
+    labels = run.assigned.assignment.labels
+    terms = top_terms([inputs.texts[row] for row in members], labels[members], run.assigned.k)
+    write_bundle(final, _parts(run, terms), store.narrator)
+
+
+def _parts(run: Run, terms: Sequence[Sequence[str]]) -> Parts:
+    """Return what goes into the bundle; `terms` are each cluster's typical words [K]."""
+    inputs, recipe, assigned, router = run.inputs, run.inputs.recipe, run.assigned, run.router
+    rows = zip(run.experts, assigned.rows, assigned.shares, terms, strict=True)
+    return Parts(
+        base=inputs.base,
+        chat_template=inputs.chat_template,
+        experts=[
+            Expert(expert_name(label), expert.folder, count, share, words)
+            for label, (expert, count, share, words) in enumerate(rows)
+        ],
+        fallback=Fallback(recipe.fallback.train, adapter=(run.fallback or run.warmup).folder),
+        router_folder=router.router_folder,
+        router=router.made.record,
+        routed_text=RoutedText(
+            rule=recipe.router.routed_text, max_tokens=recipe.router.max_tokens, keeps="head_and_tail"
+        ),
+        calibration=router.made.calibration,
+        data=recipe.data.files,
+        data_licenses=recipe.data.licenses,
+        recipe=recipe.model_dump(mode="json"),
+        report=Report(
+            _report(run, terms),
+            assigned.assignments,
+            held_out_table(inputs, run.held_out),
+            router.others_folder,
+        ),
+    )
+
+
+def _report(run: Run, terms: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Return what the report is made of (`training.report.report.write_report`)."""
+    inputs, assignment, made = run.inputs, run.assigned.assignment, run.router.made
     members, probe = list(inputs.split.train), list(inputs.split.probe)
-    terms = top_terms([inputs.texts[row] for row in members], assignment.labels[members], assignment.k)
-    calibration = Calibration.model_validate(router.facts["calibration"])
-    report = {
+    on_all_rows = {"shared": run.shared if run.shared is not run.warmup else None, "fallback": run.fallback}
+    return {
         "base": inputs.base.record.model_dump(),
         "rows": {
             "used": len(inputs.rows),
@@ -146,52 +133,27 @@ def _finish(
             "probe": len(inputs.split.probe),
             "unusable": [asdict(row) for row in inputs.unusable],
         },
-        "spectrum": {key: value for key, value in start.facts.items() if key != "factor_shares"},
-        "calibration": centroids.facts,
-        "clusters": assigned.facts,
+        "spectrum": run.start.spectrum,
+        "calibration": run.centroids.written,
+        "clusters": run.assigned.clusters,
         "terms": terms,
         "quality": cluster_quality(
-            read_gram(start).numpy(), assignment.norm[probe], assignment.labels[probe], assignment.k
+            run.start.gram().numpy(), assignment.norm[probe], assignment.labels[probe], assignment.k
         ),
-        "norm_shares": norm_shares(start.facts["factor_shares"].items()),
+        "norm_shares": norm_shares(run.start.factor_shares.items()),
         "examples": cluster_examples(inputs.rows, members, assignment, inputs.words),
-        "shuffle": clusters.orders.facts,
-        "diagnosis": clusters.checked.facts["checks"],
-        "plan": clusters.plan.summary(),
-        "warmup": warmup.facts,
-        "experts": [expert.facts for expert in experts],
-        "on_all_rows": {
-            name: store.results[name].facts for name in ("shared", "fallback") if name in store.results
-        },
-        "router": router.facts["router"] | calibration.model_dump() | router.facts["found"],
+        "shuffle": run.orders.written,
+        "diagnosis": run.checked.checks,
+        "plan": run.plan.summary(),
+        "warmup": run.warmup.written,
+        "experts": [expert.written for expert in run.experts],
+        "on_all_rows": {name: adapter.written for name, adapter in on_all_rows.items() if adapter},
+        "router": made.record.model_dump() | made.calibration.model_dump() | made.found,
         "stages": {
             name: {"seconds": result.seconds, "peak_memory_mb": result.peak_memory_mb}
-            for name, result in store.results.items()
+            for name, result in run.store.results.items()
         },
     }
-    recipe = inputs.recipe
-    parts = Parts(
-        base=inputs.base,
-        chat_template=inputs.chat_template,
-        experts=[
-            Expert(expert_name(label), expert.folder, assigned.facts["rows"][label], share, terms[label])
-            for label, (expert, share) in enumerate(zip(experts, assigned.facts["share"], strict=True))
-        ],
-        fallback=Fallback(recipe.fallback.train, adapter=(fallback or warmup).folder),
-        router_folder=router.folder / "router",
-        router=RouterRecord.model_validate(router.facts["router"]),
-        routed_text=RoutedText(
-            rule=recipe.router.routed_text, max_tokens=recipe.router.max_tokens, keeps="head_and_tail"
-        ),
-        calibration=calibration,
-        data=recipe.data.files,
-        data_licenses=recipe.data.licenses,
-        recipe=recipe.model_dump(mode="json"),
-        report=Report(
-            report, assigned.folder / ASSIGNMENTS, held_out_table(inputs, held_out), router.folder / OTHERS
-        ),
-    )
-    write_bundle(final, parts, store.narrator)
 
 
 @contextmanager
@@ -205,15 +167,3 @@ def _naming_a_full_disk(run: Path) -> Iterator[None]:
             f"The disk of {run} is full ({error.strerror}). Free some and start the same command again: what was "
             "finished is kept, and it goes on from there."
         ) from error
-
-
-def _write_run_record(run: Path, inputs: Inputs, world: World) -> None:
-    record = {
-        "recipe": inputs.recipe.model_dump(mode="json"),
-        "git_commit": git_commit(),
-        "versions": package_versions(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "threads": torch.get_num_threads(),
-        "processes": world.size,
-    }
-    (run / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

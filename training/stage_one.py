@@ -10,10 +10,11 @@ from training.gradients.plain_lora import check_adapter
 from training.models.finetune import Schedule, new_adapter
 from training.models.tuning import tune
 from training.stages.inputs import Inputs
-from training.stages.store import Stage, StageResult, StageStore
+from training.stages.outcome import TrainedAdapter
+from training.stages.store import Stage, StageStore
 
 
-def warm_up(inputs: Inputs, store: StageStore) -> StageResult:
+def warm_up(inputs: Inputs, store: StageStore) -> TrainedAdapter:
     """Train the warm-up adapter; the stage's folder is the adapter."""
     recipe = inputs.recipe
     schedule = Schedule(
@@ -37,4 +38,5 @@ def warm_up(inputs: Inputs, store: StageStore) -> StageResult:
         "split": recipe.split.model_dump(),
         "seed": recipe.seed,
     }
-    return store.deal_out([(Stage("warmup", "Stage I: warm-up adapter", depends_on), work)])[0]
+    stage = Stage("warmup", "Stage I: warm-up adapter", depends_on)
+    return TrainedAdapter.read(store.deal_out([(stage, work)])[0])

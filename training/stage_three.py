@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from training.clusters.assignment import Assignment
+from training.clusters.results import Assigned
 from training.models.finetune import Schedule, load_adapter
 from training.models.tuning import tune
 from training.recipe import ExpertsSection
 from training.router.held_out import HeldOut
-from training.router.making import make_router
+from training.router.making import RouterStage, make_router
 from training.router.prompt_gradients import PromptGradients
 from training.router.rows import RoutedRows
 from training.stages.inputs import Inputs
-from training.stages.store import Stage, StageResult, StageStore, Work
+from training.stages.outcome import TrainedAdapter
+from training.stages.store import Stage, StageStore, Work
 
 
 def expert_name(label: int) -> str:
@@ -25,7 +27,7 @@ def expert_name(label: int) -> str:
     return f"expert-{label}"
 
 
-def train_shared(inputs: Inputs, store: StageStore, warmup: StageResult) -> StageResult:
+def train_shared(inputs: Inputs, store: StageStore, warmup: TrainedAdapter) -> TrainedAdapter:
     """Train the adapter that every expert starts from: the shared part of the epochs, on all rows.
 
     The paper shares the warm-up alone; with that the warm-up adapter itself comes back. More is ours
@@ -34,30 +36,25 @@ def train_shared(inputs: Inputs, store: StageStore, warmup: StageResult) -> Stag
     if not inputs.recipe.experts.shared:
         return warmup
     title = "Stage III: the adapter that the experts start from"
-    return _on_all_rows(inputs, store, warmup, "shared", title, inputs.recipe.experts.shared)
+    return _on_all_rows(inputs, store, warmup, _OnAllRows("shared", title, inputs.recipe.experts.shared))
 
 
 def train_experts(
-    inputs: Inputs, store: StageStore, start: StageResult, assigned: StageResult, assignment: Assignment
-) -> list[StageResult]:
+    inputs: Inputs, store: StageStore, start: TrainedAdapter, assigned: Assigned
+) -> list[TrainedAdapter]:
     """Train every cluster's expert from `start`; several processes train several at once."""
-    jobs = [_expert(inputs, store, start, assigned, assignment, label) for label in range(assignment.k)]
-    return store.deal_out(jobs)
+    jobs = [_expert(inputs, store, start, assigned, label) for label in range(assigned.k)]
+    return [TrainedAdapter.read(stage) for stage in store.deal_out(jobs)]
 
 
 def _expert(
-    inputs: Inputs,
-    store: StageStore,
-    start: StageResult,
-    assigned: StageResult,
-    assignment: Assignment,
-    label: int,
+    inputs: Inputs, store: StageStore, start: TrainedAdapter, assigned: Assigned, label: int
 ) -> tuple[Stage, Work]:
     """The expert of one cluster; the stage's folder is the adapter."""
-    recipe = inputs.recipe
+    recipe, labels = inputs.recipe, assigned.assignment.labels
     schedule = _schedule(recipe.experts, 1 - recipe.experts.shared)
     rows, validation = (
-        inputs.pick([row for row in part if assignment.labels[row] == label])
+        inputs.pick([row for row in part if labels[row] == label])
         for part in (inputs.split.train, inputs.split.validation)
     )
 
@@ -67,38 +64,46 @@ def _expert(
 
     depends_on = {
         "start": start.digest,
-        "labels": assigned.facts["labels_sha256"],
+        "labels": assigned.labels_sha256,
         "label": label,
         "schedule": asdict(schedule),
     }
-    title = f"Stage III: expert {label + 1} of {assignment.k} ({len(rows):,} rows)"
+    title = f"Stage III: expert {label + 1} of {assigned.k} ({len(rows):,} rows)"
     return Stage(expert_name(label), title, depends_on), work
 
 
-def train_fallback(inputs: Inputs, store: StageStore, warmup: StageResult) -> StageResult | None:
+def train_fallback(inputs: Inputs, store: StageStore, warmup: TrainedAdapter) -> TrainedAdapter | None:
     """Train an adapter on all training rows as an expert is on its own, if the recipe wants it for the fallback."""
     recipe = inputs.recipe
     if recipe.fallback.train == "warmup":
         return None
     title = "Stage III: the fallback"
-    return _on_all_rows(inputs, store, warmup, "fallback", title, 1.0)
+    return _on_all_rows(inputs, store, warmup, _OnAllRows("fallback", title, 1.0))
+
+
+@dataclass(frozen=True)
+class _OnAllRows:
+    """An adapter that is trained on all training rows, for a part of the experts' epochs."""
+
+    name: str
+    title: str
+    part: float
 
 
 def _on_all_rows(
-    inputs: Inputs, store: StageStore, warmup: StageResult, name: str, title: str, part: float
-) -> StageResult:
-    """Train an adapter on all training rows, for a part of the experts' epochs."""
-    schedule = _schedule(inputs.recipe.experts, part)
+    inputs: Inputs, store: StageStore, warmup: TrainedAdapter, wanted: _OnAllRows
+) -> TrainedAdapter:
+    schedule = _schedule(inputs.recipe.experts, wanted.part)
     rows, validation = inputs.pick(inputs.split.train), inputs.pick(inputs.split.validation)
 
     def work(folder: Path) -> dict[str, Any]:
         model = load_adapter(inputs.base, warmup.folder, trainable=True)
-        return asdict(tune(inputs, store, model, rows, schedule, folder, name, validation))
+        return asdict(tune(inputs, store, model, rows, schedule, folder, wanted.name, validation))
 
     # On its own schedule: another share is no reason to train the fallback again.
     depends_on = {"warmup": warmup.digest, "schedule": asdict(schedule)}
-    stage = Stage(name, f"{title}, on all {len(rows):,} rows", depends_on)
-    return store.deal_out([(stage, work)])[0]
+    stage = Stage(wanted.name, f"{wanted.title}, on all {len(rows):,} rows", depends_on)
+    return TrainedAdapter.read(store.deal_out([(stage, work)])[0])
 
 
 def _schedule(section: ExpertsSection, part: float) -> Schedule:
@@ -108,20 +113,18 @@ def _schedule(section: ExpertsSection, part: float) -> Schedule:
 def train_router(
     inputs: Inputs,
     store: StageStore,
-    warmup: StageResult,
-    centroids: StageResult,
-    assigned: StageResult,
-    assignment: Assignment,
+    assigned: Assigned,
     held_out: HeldOut,
-) -> StageResult:
+    gradients: Callable[[], PromptGradients],
+) -> RouterStage:
     """Fit, calibrate and export the router; held-out rows teach it too, and say how far it agrees with the clusters."""
     recipe = inputs.recipe
     train_rows, teaching, judged = list(inputs.split.train), held_out.teaching, held_out.judged
     texts = RoutedRows(
         [*(inputs.rows[row].routed_text for row in train_rows), *teaching.texts],
-        np.concatenate([assignment.labels[train_rows], teaching.labels]),
+        np.concatenate([assigned.assignment.labels[train_rows], teaching.labels]),
     )
-    names = tuple(expert_name(label) for label in range(assignment.k))
+    names = tuple(expert_name(label) for label in range(assigned.k))
 
     def work(folder: Path) -> dict[str, Any]:
         made = make_router(
@@ -132,19 +135,15 @@ def train_router(
             names,
             recipe.router,
             recipe.seed,
-            lambda: PromptGradients(inputs, warmup, centroids, assignment),
+            gradients,
             store.narrator,
         )
-        return {
-            "router": made.record.model_dump(),
-            "calibration": made.calibration.model_dump(),
-            "found": made.found,
-        }
+        return made.facts()
 
     depends_on = {
         "inputs": inputs.digest,
-        "centroids": centroids.digest,
-        "labels": assigned.facts["labels_sha256"],
+        "partition": assigned.digest,
+        "labels": assigned.labels_sha256,
         "held_out": held_out.digest,
         "held_out_rows": inputs.held_out_digest,
         "router": recipe.router.model_dump(),
@@ -152,4 +151,4 @@ def train_router(
         "seed": recipe.seed,
     }
     stage = Stage("router", f"Stage III: {recipe.router.kind} router on {inputs.encoder.name}", depends_on)
-    return store.deal_out([(stage, work)])[0]
+    return RouterStage.read(store.deal_out([(stage, work)])[0])

@@ -9,18 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from training.clusters.assignment import Assignment, assign, compare_rows
+from training.clusters.assignment import assign, compare_rows
 from training.clusters.centroids import Movement, calibrate
 from training.clusters.count import choose_clusters
 from training.clusters.facts import cluster_facts, write_assignments
 from training.clusters.gram import FactorShares, ProbeGradients
+from training.clusters.results import (
+    ASSIGNMENTS,
+    Assigned,
+    Calibrated,
+    Checked,
+    ClusterStart,
+    OrdersCompared,
+    write_centroids,
+    write_start,
+)
 from training.clusters.row_orders import InCoordinates, shuffle_agreement
 from training.diagnosis.diagnosis import diagnose, require_healthy
 from training.gradients.source import make_unit_
@@ -28,12 +36,10 @@ from training.gradients.supply import GradientSupply, row_gradients
 from training.memory.plan import Plan
 from training.stages.checkpoint import Checkpoint
 from training.stages.inputs import Inputs
+from training.stages.outcome import TrainedAdapter
 from training.stages.processes import World
-from training.stages.store import Stage, StageResult, StageStore
+from training.stages.store import Stage, StageStore
 
-ASSIGNMENTS = "assignments.parquet"
-_CENTROIDS = "centroids.safetensors"
-_GRAM = "gram.safetensors"
 _CHECKED = 4  # rows whose gradients are checked before all others
 _ORDERS = 3  # of the rows, whose partitions are compared
 
@@ -44,7 +50,7 @@ _OF_NO_RESULT = {
 }
 
 
-def check_gradients(inputs: Inputs, store: StageStore, warmup: StageResult) -> StageResult:
+def check_gradients(inputs: Inputs, store: StageStore, warmup: TrainedAdapter) -> Checked:
     """Check on a few rows that this model's per-row gradients are what they should be, before any are used."""
     stage = Stage("diagnosis", "Stage II: are the gradients exact?", {"warmup": warmup.digest})
 
@@ -63,17 +69,12 @@ def check_gradients(inputs: Inputs, store: StageStore, warmup: StageResult) -> S
             "checks": [asdict(check) for check in checks],
         }
 
-    return store.deal_out([(stage, work)])[0]
+    return Checked.read(store.deal_out([(stage, work)])[0])
 
 
 def start_clusters(
-    inputs: Inputs,
-    store: StageStore,
-    warmup: StageResult,
-    checked: StageResult,
-    supply: GradientSupply,
-    plan: Plan,
-) -> StageResult:
+    inputs: Inputs, store: StageStore, checked: Checked, supply: GradientSupply, plan: Plan
+) -> ClusterStart:
     """Choose K on the probe and lift its centroids to R^d (section 5.3.1)."""
     section = inputs.recipe.clusters
     choices = section.model_dump(exclude=_OF_CALIBRATION | _OF_NO_RESULT)
@@ -81,7 +82,7 @@ def start_clusters(
         "start",
         "Stage II: the number of clusters and where they start",
         {
-            "warmup": warmup.digest,
+            "warmup": supply.warmup.digest,
             "clusters": choices,
             "encoder": inputs.encoder.sha256,
             "router_tokens": inputs.recipe.router.max_tokens,
@@ -90,22 +91,21 @@ def start_clusters(
 
     def work(folder: Path) -> dict[str, Any]:
         probe = ProbeGradients(supply.source, inputs.split.probe, plan.probe_block_rows, store.world)
-        shares = FactorShares([(start, stop) for _, start, stop in checked.facts["factors"]])
+        shares = FactorShares([(start, stop) for _, start, stop in checked.factors])
         checkpoint = store.checkpoint(stage, section.checkpoint_seconds)
         with store.narrator.bar("probe gradients", probe.computed_rows, "rows") as advance:
             gram = probe.gram(checkpoint, advance)  # [n, n]
             start = choose_clusters(gram, section, inputs.recipe.seed, _probe_embeddings(inputs))
             centroids = probe.weighted_sums(start.weights, shares, advance)  # [K, d]
         make_unit_(centroids)
-        save_file({"centroids": centroids.cpu()}, folder / _CENTROIDS)
-        save_file({"gram": gram, "labels": torch.tensor(start.probe_labels)}, folder / _GRAM)
+        write_start(folder, centroids, gram, torch.tensor(start.probe_labels))
         dimension = supply.source.dimension
         store.narrator.say(f"    K = {start.k}, in {start.components} directions; d = {dimension:,}")
-        names = [name for name, _, _ in checked.facts["factors"]]
-        found = dict(zip(names, shares.mean(store.world), strict=True))
-        return start.summary() | {"dimension": dimension, "factor_shares": found}
+        names = [name for name, _, _ in checked.factors]
+        by_factor = dict(zip(names, shares.mean(store.world), strict=True))
+        return {"spectrum": start.summary() | {"dimension": dimension}, "factor_shares": by_factor}
 
-    return store.run(stage, work, before=supply.open)
+    return ClusterStart.read(store.run(stage, work, before=supply.open))
 
 
 def _probe_embeddings(inputs: Inputs) -> NDArray[np.float32] | None:
@@ -117,8 +117,8 @@ def _probe_embeddings(inputs: Inputs) -> NDArray[np.float32] | None:
 
 
 def calibrate_centroids(
-    inputs: Inputs, store: StageStore, start: StageResult, supply: GradientSupply, plan: Plan
-) -> StageResult:
+    inputs: Inputs, store: StageStore, start: ClusterStart, supply: GradientSupply, plan: Plan
+) -> Calibrated:
     """Refine the centroids over all training rows (section 5.3.2)."""
     section = inputs.recipe.clusters
     choices = section.model_dump(include=_OF_CALIBRATION) | {"cache": plan.cache}
@@ -130,14 +130,14 @@ def calibrate_centroids(
             done = calibrate(
                 supply.source,
                 rows,
-                read_centroids(start).to(supply.source.device),
+                start.centroids().to(supply.source.device),
                 section,
                 Movement(plan.cache, plan.look_ahead_batches),
                 inputs.recipe.seed,
                 store.checkpoint(stage, section.checkpoint_seconds),
                 advance,
             )
-        save_file({"centroids": done.centroids.cpu()}, folder / _CENTROIDS)
+        write_centroids(folder, done.centroids)
         if not done.converged:
             store.narrator.warn(
                 f"the centroids still move after {section.max_epochs} epochs (clusters.max_epochs)"
@@ -146,12 +146,10 @@ def calibrate_centroids(
         limits = {"drift": section.max_drift, "churn": section.max_churn}
         return {"epochs": epochs, "converged": done.converged, "cache": plan.cache, "limits": limits}
 
-    return store.run(stage, work, before=supply.open)
+    return Calibrated.read(store.run(stage, work, before=supply.open))
 
 
-def assign_rows(
-    inputs: Inputs, store: StageStore, centroids: StageResult, supply: GradientSupply
-) -> StageResult:
+def assign_rows(inputs: Inputs, store: StageStore, centroids: Calibrated, supply: GradientSupply) -> Assigned:
     """Assign every row, validation rows too, to its nearest centroid (equation 9)."""
     section = inputs.recipe.clusters
     counted = np.zeros(len(inputs.rows), dtype=bool)
@@ -168,7 +166,7 @@ def assign_rows(
             compared = compare_rows(
                 supply.source,
                 inputs.lengths,
-                read_centroids(centroids).to(supply.source.device),
+                centroids.centroids().to(supply.source.device),
                 store.checkpoint(stage, section.checkpoint_seconds),
                 advance,
             )
@@ -178,24 +176,28 @@ def assign_rows(
         for warning in done.warnings:
             store.narrator.warn(warning)
         store.narrator.say(f"    rows per cluster: {', '.join(f'{size:,}' for size in facts['rows'])}")
-        return facts | {"labels_sha256": hashlib.sha256(done.labels.tobytes()).hexdigest()}
+        return {
+            "clusters": facts,
+            "centroid_of_label": list(done.centroid_of_label),
+            "labels_sha256": hashlib.sha256(done.labels.tobytes()).hexdigest(),
+        }
 
-    return store.run(stage, work, before=supply.open)
+    return Assigned.read(store.run(stage, work, before=supply.open))
 
 
 def compare_orders(
     inputs: Inputs,
     store: StageStore,
-    start: StageResult,
-    centroids: StageResult,
+    ends: tuple[ClusterStart, Calibrated],
     supply: GradientSupply,
     plan: Plan,
-) -> StageResult:
+) -> OrdersCompared:
     """Calibrate in two other orders of the rows and say how far the partitions agree.
 
     On the probe, whose Gram matrix is known, so that it costs next to nothing; on all training rows if the recipe asks
-    for it, which is two calibrations more.
+    for it, which is two calibrations more. `ends`: where the run's own centroids started and where they came to rest.
     """
+    start, centroids = ends
     section = inputs.recipe.clusters
     on_all = section.orders == "all"
     depends_on = {
@@ -217,7 +219,7 @@ def compare_orders(
         done = store.checkpoint(stage, seconds, f"partition-{order}")
         standing = done.load()
         if standing is None:
-            first, final = (read_centroids(each).to(supply.source.device) for each in (start, centroids))
+            first, final = (each.centroids().to(supply.source.device) for each in ends)
             if order > 0:
                 place = store.checkpoint(stage, seconds, f"order-{order}")
                 final = calibrated(order, supply.source, inputs.split.train, first, place)
@@ -230,8 +232,7 @@ def compare_orders(
         return standing.tensors["labels"].numpy()
 
     def of_probe(order: int) -> NDArray[np.int64]:
-        probe = load_file(start.folder / _GRAM)
-        source, labels = InCoordinates(probe["gram"]), probe["labels"].numpy()
+        source, labels = InCoordinates(start.gram()), start.probe_labels().numpy()
         means = np.stack(
             [source.vectors.numpy()[labels == label].mean(0) for label in range(labels.max() + 1)]
         )
@@ -245,26 +246,4 @@ def compare_orders(
             return shuffle_agreement(of_all, _ORDERS, "all training rows")
         return shuffle_agreement(of_probe, _ORDERS, "the probe")
 
-    return store.run(stage, work, before=supply.open if on_all else None)
-
-
-def read_centroids(stage: StageResult) -> Tensor:
-    """Read the unit centroids [K, d] that a stage left."""
-    return load_file(stage.folder / _CENTROIDS)["centroids"]
-
-
-def read_gram(start: StageResult) -> Tensor:
-    """Read the probe's cosines [n, n] float64."""
-    return load_file(start.folder / _GRAM)["gram"]
-
-
-def read_assignment(assigned: StageResult) -> Assignment:
-    """Read back what `assign_rows` wrote."""
-    table = pq.read_table(assigned.folder / ASSIGNMENTS)
-    columns = {name: table[name].to_numpy() for name in ("cosine", "margin", "norm", "norm_share_b")}
-    return Assignment(
-        labels=table["label"].to_numpy(),
-        k=assigned.facts["k"],
-        warnings=tuple(assigned.facts["warnings"]),
-        **columns,
-    )
+    return OrdersCompared.read(store.run(stage, work, before=supply.open if on_all else None))

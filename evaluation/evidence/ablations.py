@@ -20,7 +20,6 @@ from sklearn.metrics import adjusted_rand_score
 
 from evaluation.errors import EvidenceError
 from evaluation.evidence.exhibit import ACCENT, INK, MUTED, SECOND, Exhibit, Table, canvas
-from evaluation.evidence.finished_run import FinishedRun
 from evaluation.evidence.gradient_cosines import GradientCosines, gradient_cosines
 from evaluation.evidence.rerun import Rerun
 from evaluation.evidence.stage_two_variant import Clustered, Span, Variant
@@ -34,6 +33,7 @@ from training.clusters.quality import cluster_quality
 from training.errors import TrainingError
 from training.models.finetune import new_adapter
 from training.rows.rendering import TokenRow
+from training.run import Run
 from training.stages.store import Stage, StageStore
 
 DEFAULT = "default: full dimension, unit rows, lifted start, exact cache, warm experts"
@@ -54,14 +54,14 @@ class Tried:
     over_default: dict[str, Difference] | None
 
 
-def ablations(run: FinishedRun, store: StageStore, held_out: Sequence[TokenRow], train: bool) -> Exhibit:
+def ablations(run: Run, store: StageStore, held_out: Sequence[TokenRow], train: bool) -> Exhibit:
     """All ablations of a finished run; `train`: experts too, which is what takes long.
 
     Raises:
         TrainingError: the run is not finished.
 
     """
-    assigned, recipe = run.assignment(), run.inputs.recipe
+    assigned, recipe = run.assigned.assignment, run.inputs.recipe
     if assigned.k < 2:
         raise EvidenceError(
             f"{run.folder}: it has one cluster, so there is nothing to compare. Train with K > 1."
@@ -196,7 +196,7 @@ def _loss(scores: Scores) -> float:
     return float(scores.loss.sum() / scores.tokens.sum())
 
 
-def _exhibit(run: FinishedRun, laboratory: _Laboratory, errors: NDArray[np.float64]) -> Exhibit:
+def _exhibit(run: Run, laboratory: _Laboratory, errors: NDArray[np.float64]) -> Exhibit:
     tried, again = laboratory.tried, laboratory.again
     columns = ["variant", "K", "label agreement", "cosine inside", "on unseen rows"]
     if laboratory.train:
@@ -218,7 +218,7 @@ def _exhibit(run: FinishedRun, laboratory: _Laboratory, errors: NDArray[np.float
         "rows of one cluster, in full dimension whatever the variant.",
         f"Random projection to {DIMENSIONS:,}: error of a cosine, median {quantiles[0]:.4f}, 95 % below "
         f"{quantiles[1]:.4f}, largest {quantiles[2]:.4f}; d = "
-        f"{again.store.results['cosines'].facts['dimension']:,}, the median cosine is "
+        f"{laboratory.found.dimension:,}, the median cosine is "
         f"{np.median(laboratory.found.cosines):.4f}.",
         "Variants run in the coordinates of the gradients' own span; the run's own clusters, made in R^d, show what "
         "that changes.",

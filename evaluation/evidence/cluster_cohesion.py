@@ -14,7 +14,6 @@ from sklearn.metrics import silhouette_score
 
 from evaluation.errors import EvidenceError
 from evaluation.evidence.exhibit import ACCENT, MUTED, SECOND, Exhibit, Table, canvas
-from evaluation.evidence.finished_run import FinishedRun
 from evaluation.evidence.gradient_cosines import GradientCosines, gradient_cosines
 from evaluation.evidence.rerun import Rerun
 from evaluation.evidence.stage_two_variant import Clustered, Span, Variant
@@ -26,6 +25,7 @@ from evaluation.seed.scoring import Scores, score
 from training.clusters.quality import cluster_quality
 from training.errors import TrainingError
 from training.rows.rendering import TokenRow
+from training.run import Run
 from training.stages.store import StageStore
 
 _ROUTES = (ORACLE, ROUTER)
@@ -50,7 +50,7 @@ class OfK:
 
 
 def cluster_cohesion(
-    run: FinishedRun, store: StageStore, ks: Sequence[int], held_out: Sequence[TokenRow], train: bool
+    run: Run, store: StageStore, ks: Sequence[int], held_out: Sequence[TokenRow], train: bool
 ) -> Exhibit:
     """Stage II with each K on a finished run's rows, and, with `train`, an expert per cluster judged on unseen rows.
 
@@ -122,7 +122,7 @@ def _of_k(
 
 
 def _exhibit(
-    run: FinishedRun, again: Rerun, measured: Sequence[OfK], one: Scores | None, failures: list[str]
+    run: Run, again: Rerun, measured: Sequence[OfK], one: Scores | None, failures: list[str]
 ) -> Exhibit:
     columns = ["K", "clusters left", "cosine inside", "cosine between", "silhouette", "router agrees"]
     if one is not None:

@@ -8,21 +8,21 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from evaluation.evidence.exhibit import INK, SERIES, Exhibit, Table, canvas
-from evaluation.evidence.finished_run import FinishedRun
 from training.clusters.facts import cluster_by_source
 from training.clusters.terms import top_terms
+from training.run import Run
 
 _TERMS = 10
 
 
-def cluster_terms(run: FinishedRun) -> Exhibit:
+def cluster_terms(run: Run) -> Exhibit:
     """Table 2 and Figure 5 of a finished run, over its training rows.
 
     Raises:
         EvidenceError: the run has no assignment.
 
     """
-    inputs, assignment = run.inputs, run.assignment()
+    inputs, assignment = run.inputs, run.assigned.assignment
     members = list(inputs.split.train)
     labels = assignment.labels[members]
     sizes = np.bincount(labels, minlength=assignment.k)
@@ -53,7 +53,7 @@ def cluster_terms(run: FinishedRun) -> Exhibit:
         )
         figures |= {
             "by_source": by_source,
-            "source_agreement": run.stage("assignment").facts["source_agreement"],
+            "source_agreement": run.assigned.source_agreement,
         }
         picture = _bars(by_source, assignment.k)
     notes = [

@@ -12,14 +12,14 @@ from peft import PeftModel
 from transformers import DynamicCache
 
 from bundle.read import read_bundle
-from evaluation.evidence.finished_run import FinishedRun
 from evaluation.seed.projected_gradients import of_instruction
 from router.load import load_router
 from training.gradients.row_gradients import RowGradients
 from training.gradients.supply import row_gradients
 from training.models.base_model import BaseModel
 from training.rows.rendering import TokenRow
-from training.stage_two import read_centroids
+from training.run import Run
+from training.stage_three import expert_name
 
 NEW_TOKENS = 16  # as in benchmarks/serving.py
 
@@ -35,7 +35,7 @@ class Work:
 class Contenders:
     """The base with every adapter of a bundle laid over it once, the router, and ELREA's gradients."""
 
-    def __init__(self, run: FinishedRun) -> None:
+    def __init__(self, run: Run) -> None:
         """Load them.
 
         Raises:
@@ -44,14 +44,14 @@ class Contenders:
         """
         inputs = run.inputs
         self.inputs = inputs
-        self.k = run.assignment().k
+        self.k = run.assigned.assignment.k
         self.base_model: Any = inputs.base.load(torch.float32).eval()
-        folders = {f"expert-{label}": run.stage(f"expert-{label}").folder for label in range(self.k)}
-        folders["fallback"] = run.stage("warmup").folder
+        folders = {expert_name(label): expert.folder for label, expert in enumerate(run.experts)}
+        folders["fallback"] = run.warmup.folder
         self.adapters = list(folders)
         self.model = _with_adapters(inputs.base, folders)
-        self.source: RowGradients = row_gradients(inputs, run.stage("warmup"))
-        self.centroids = read_centroids(run.stage("centroids")).to(self.source.device)
+        self.source: RowGradients = row_gradients(inputs, run.warmup)
+        self.centroids = run.centroids.centroids().to(self.source.device)
         self.router = load_router(read_bundle(run.folder / "bundle"), threads=torch.get_num_threads())
 
     def route(self, work: Work) -> float:

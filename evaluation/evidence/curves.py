@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaluation.evidence.exhibit import ACCENT, MUTED, SECOND, Exhibit, Table, canvas
-from evaluation.evidence.finished_run import FinishedRun
 from evaluation.evidence.misrouting import Misrouting, misrouting
 from evaluation.evidence.rerun import Rerun
 from evaluation.intervals import Difference, overall_difference, told
@@ -24,6 +23,7 @@ from evaluation.seed.partition import ONLY, ORACLE, ROUTER, Fitted, alone, one_e
 from evaluation.seed.scoring import Scores, score
 from training.errors import TrainingError
 from training.rows.rendering import TokenRow
+from training.run import Run
 from training.stages.store import StageStore
 
 _SHARES = (25, 50, 75)
@@ -41,7 +41,7 @@ class Place:
     over_one: dict[str, Difference]
 
 
-def curves(run: FinishedRun, store: StageStore, held_out: Sequence[TokenRow]) -> Exhibit:
+def curves(run: Run, store: StageStore, held_out: Sequence[TokenRow]) -> Exhibit:
     """Train and judge what the curves need, at the recipe's learning rate; a curve that fails is named.
 
     Raises:
@@ -128,7 +128,7 @@ def _loss(scores: Scores) -> float:
 
 
 def _exhibit(
-    run: FinishedRun,
+    run: Run,
     again: Rerun,
     shared: Sequence[Place],
     parts: Sequence[Place],

@@ -26,8 +26,9 @@ from training.gradients.supply import row_gradients
 from training.rows.rendering import TokenRow
 from training.stages.checkpoint import Checkpoint
 from training.stages.inputs import Inputs
+from training.stages.outcome import TrainedAdapter
 from training.stages.processes import World
-from training.stages.store import Stage, StageResult, StageStore
+from training.stages.store import Stage, StageStore
 
 _FILE = "cosines.safetensors"
 _HELD_BYTES = 2 << 30  # gradients held at once; rows beyond it are read again, block by block
@@ -39,6 +40,8 @@ class GradientCosines:
 
     cosines: NDArray[np.float64]
     norms: NDArray[np.float64]
+    dimension: int
+    """d, of the gradients."""
 
     @property
     def products(self) -> NDArray[np.float64]:
@@ -47,7 +50,7 @@ class GradientCosines:
 
 
 def gradient_cosines(
-    inputs: Inputs, store: StageStore, warmup: StageResult, rows: Sequence[TokenRow]
+    inputs: Inputs, store: StageStore, warmup: TrainedAdapter, rows: Sequence[TokenRow]
 ) -> GradientCosines:
     """Compute them for `rows` under the warm-up adapter, or read what an earlier call kept in `store`.
 
@@ -77,8 +80,9 @@ def gradient_cosines(
         save_file({"cosines": cosines, "norms": norms}, folder / _FILE)
         return {"rows": len(rows), "dimension": dimension}
 
-    found = load_file(store.run(stage, work).folder / _FILE)
-    return GradientCosines(found["cosines"].numpy(), found["norms"].numpy())
+    done = store.run(stage, work)
+    kept = load_file(done.folder / _FILE)
+    return GradientCosines(kept["cosines"].numpy(), kept["norms"].numpy(), int(done.facts["dimension"]))
 
 
 def _digest(rows: Sequence[TokenRow]) -> str:

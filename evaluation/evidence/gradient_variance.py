@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
 from evaluation.evidence.exhibit import ACCENT, INK, MUTED, Exhibit, Table, canvas
-from evaluation.evidence.finished_run import FinishedRun
 from evaluation.evidence.gradient_cosines import GradientCosines, gradient_cosines
 from training.clusters.quality import gradient_variance
+from training.run import Run
 from training.stages.store import StageStore
 
 _DEALS = 20  # of labels at random
@@ -36,7 +36,7 @@ class Shares:
     exceeding: int
 
 
-def variance_by_partition(run: FinishedRun, store: StageStore) -> Exhibit:
+def variance_by_partition(run: Run, store: StageStore) -> Exhibit:
     """Variance within and across gradient clusters, sources, text clusters and random parts of equal sizes.
 
     On the training rows, which the clusters were fitted to, and on the validation rows, which they were not: there a
@@ -46,8 +46,8 @@ def variance_by_partition(run: FinishedRun, store: StageStore) -> Exhibit:
         TrainingError: the run is not finished.
 
     """
-    inputs, assignment = run.inputs, run.assignment()
-    found = gradient_cosines(inputs, store, run.stage("warmup"), inputs.rows)
+    inputs, assignment = run.inputs, run.assigned.assignment
+    found = gradient_cosines(inputs, store, run.warmup, inputs.rows)
     texts = inputs.encoder.embed([row.routed_text for row in inputs.rows], inputs.recipe.router.max_tokens)
     by_text = KMeans(assignment.k, n_init=10, random_state=inputs.recipe.seed)
     by_text.fit(texts[list(inputs.split.train)])

@@ -17,23 +17,23 @@ from matplotlib.figure import Figure
 from evaluation.errors import EvidenceError
 from evaluation.evidence.cost_contenders import NEW_TOKENS, Contenders, Work
 from evaluation.evidence.exhibit import ACCENT, INK, SECOND, Exhibit, Table, canvas
-from evaluation.evidence.finished_run import FinishedRun
 from evaluation.evidence.flop_count import FlopCount
 from training.models.encoder import mean_pooled
 from training.rows.rendering import TokenRow
+from training.run import Run
 from training.stages.inputs import Inputs
 
 _WARM = 2  # answers before the clock counts
 
 
-def inference_cost(run: FinishedRun, prompts: int) -> Exhibit:
+def inference_cost(run: Run, prompts: int) -> Exhibit:
     """Table 4 of a finished run: FLOPs of the first token, and latency, on `prompts` of its validation rows.
 
     Raises:
         TrainingError: the run is not finished, or holds fewer validation rows.
 
     """
-    inputs, assignment = run.inputs, run.assignment()
+    inputs, assignment = run.inputs, run.assigned.assignment
     rows = inputs.split.validation[:prompts]
     if not rows:
         raise EvidenceError(f"{run.folder}: it has no validation rows to take prompts from.")

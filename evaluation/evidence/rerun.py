@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.errors import EvidenceError
-from evaluation.evidence.finished_run import FinishedRun
 from evaluation.seed.seed_run import SeedRun
 from training.rows.reading import read_rows
 from training.rows.rendering import TokenRow, render
+from training.run import Run
 from training.stages.inputs import Inputs
-from training.stages.store import StageResult, StageStore
+from training.stages.store import StageStore
 
 
 class Rerun(SeedRun):
     """A `SeedRun` on a finished run's rows and warm-up adapter; what is trained goes to `store`."""
 
-    def __init__(self, run: FinishedRun, store: StageStore, held_out: Sequence[TokenRow]) -> None:
+    def __init__(self, run: Run, store: StageStore, held_out: Sequence[TokenRow]) -> None:
         """Judge on `held_out`, or, if there are none, on the run's validation rows.
 
         Raises:
-            EvidenceError: the run has no warm-up adapter.
+            TrainingError: the run has no warm-up adapter.
 
         """
-        super().__init__(run.inputs, store, held_out)
-        self._warmup = run.stage("warmup")
-
-    @cached_property
-    def warmup(self) -> StageResult:
-        """The run's own."""
-        return self._warmup
+        super().__init__(run.inputs, store, held_out, run.warmup)
 
     @property
     def judged(self) -> NDArray[np.int64]:

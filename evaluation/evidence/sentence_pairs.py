@@ -16,11 +16,11 @@ from scipy.stats import pearsonr, rankdata
 
 from evaluation.errors import EvidenceError
 from evaluation.evidence.exhibit import Exhibit, Table, canvas
-from evaluation.evidence.finished_run import FinishedRun
 from training.gradients.source import make_unit_
 from training.gradients.supply import row_gradients
 from training.rows.reading import Row
 from training.rows.rendering import TokenRow, prompt_ids, render
+from training.run import Run
 from training.stages.inputs import Inputs
 from training.stages.store import Stage, StageStore
 
@@ -65,7 +65,7 @@ def read_pairs(file: Path, count: int, seed: int) -> list[Pair]:
     return [pairs[place] for place in sorted(drawn.tolist())]
 
 
-def sentence_pairs(run: FinishedRun, store: StageStore, pairs: Sequence[Pair], seed: int) -> Exhibit:
+def sentence_pairs(run: Run, store: StageStore, pairs: Sequence[Pair], seed: int) -> Exhibit:
     """Figure 4 on a run's base under its warm-up adapter: the cosines, and how they go with people's scores.
 
     The paper does not say how a sentence gets a loss. Its caption speaks of instruction pairs, so in the first
@@ -167,9 +167,9 @@ def _as_answers(inputs: Inputs, sentences: Sequence[str]) -> list[TokenRow]:
     return rows
 
 
-def _gradient_cosines(run: FinishedRun, store: StageStore, name: str, rows: Sequence[TokenRow]) -> Numbers:
+def _gradient_cosines(run: Run, store: StageStore, name: str, rows: Sequence[TokenRow]) -> Numbers:
     """Cosines [P] of the rows' gradients, two and two."""
-    warmup = run.stage("warmup")
+    warmup = run.warmup
 
     def work(folder: Path) -> dict[str, Any]:
         cosines: list[float] = []

@@ -14,7 +14,8 @@ from evaluation.seed.partition import Model, Partition
 from evaluation.seed.seed_run import SeedRun
 from training.errors import TrainingError
 from training.models.finetune import Schedule, finetune, load_adapter
-from training.stages.store import Stage, StageResult
+from training.stages.outcome import TrainedAdapter
+from training.stages.store import Stage
 
 
 def train_adapter(
@@ -22,7 +23,7 @@ def train_adapter(
     name: str,
     rows: Sequence[int] | NDArray[np.int64],
     schedule: Schedule,
-    start: StageResult | Model | None = None,
+    start: TrainedAdapter | Model | None = None,
 ) -> Model:
     """Train an adapter on these rows, from `start` (the warm-up adapter unless told otherwise).
 
@@ -58,7 +59,7 @@ def train_adapter(
 
 
 def train_partition(
-    run: SeedRun, partition: Partition, schedule: Schedule, start: StageResult | Model | None = None
+    run: SeedRun, partition: Partition, schedule: Schedule, start: TrainedAdapter | Model | None = None
 ) -> tuple[Model, ...]:
     """Train an expert per cluster of a partition, on its own training rows (section 5.4.1)."""
     return tuple(

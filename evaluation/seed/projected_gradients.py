@@ -20,7 +20,8 @@ from training.gradients.row_gradients import RowGradients
 from training.gradients.source import make_unit_
 from training.models.finetune import load_adapter
 from training.rows.rendering import TokenRow
-from training.stages.store import Stage, StageResult
+from training.stages.outcome import TrainedAdapter
+from training.stages.store import Stage
 
 DIMENSIONS = 8192  # paper, section 6.2
 _BLOCK_ROWS = 64
@@ -32,7 +33,7 @@ def of_instruction(row: TokenRow) -> TokenRow:
 
 
 def projected_gradients(
-    run: SeedRun, name: str, adapter: StageResult | Model, rows: Sequence[TokenRow]
+    run: SeedRun, name: str, adapter: TrainedAdapter | Model, rows: Sequence[TokenRow]
 ) -> NDArray[np.float32]:
     """Return unit projected gradients of rows [n, 8192], with the base and this adapter.
 

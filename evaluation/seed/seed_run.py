@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,30 +16,23 @@ from safetensors.numpy import load_file, save_file
 
 from evaluation.seed.partition import Partition
 from training.clusters.assignment import Comparison, assign, compare_rows
+from training.clusters.results import Assigned, Calibrated
 from training.gradients.source import Recomputed
 from training.gradients.supply import GradientSupply, row_gradients
-from training.memory.plan import Plan
-from training.memory.planning import plan_clusters
 from training.models.finetune import Schedule
 from training.router.head import fit_head
 from training.rows.rendering import TokenRow
-from training.stage_one import warm_up
-from training.stage_two import (
-    assign_rows,
-    calibrate_centroids,
-    check_gradients,
-    read_centroids,
-    start_clusters,
-)
+from training.run import Run
 from training.stages.inputs import Inputs
-from training.stages.store import Stage, StageResult, StageStore
+from training.stages.outcome import TrainedAdapter
+from training.stages.store import Stage, StageStore
 
 
 @dataclass(frozen=True)
 class Clusters:
     """What Stage II made: its result, and the labels [N + T] of all rows of the run and then of the test rows."""
 
-    assigned: StageResult
+    assigned: Assigned
     labels: NDArray[np.int64]
     k: int
 
@@ -52,22 +44,28 @@ class SeedRun:
     says of rows (labels, weights) is an array over all N + T of them.
     """
 
-    def __init__(self, inputs: Inputs, store: StageStore, test: Sequence[TokenRow]) -> None:
-        """Evaluate on `test` what was trained on `inputs`."""
+    def __init__(
+        self,
+        inputs: Inputs,
+        store: StageStore,
+        test: Sequence[TokenRow],
+        warmup: TrainedAdapter | None = None,
+    ) -> None:
+        """Evaluate on `test` what is trained on `inputs`, from `warmup` where another run has done Stage I."""
         self.inputs = inputs
+        self.run = Run(inputs, store, warmup)
         self.store = store
         self.rows: list[TokenRow] = [*inputs.rows, *test]
         self.train = np.asarray(inputs.split.train)
         self.validation = np.asarray(inputs.split.validation)
         self.test = np.arange(len(inputs.rows), len(self.rows))
         self.test_digest = _digest([[list(row.input_ids), row.prompt_length] for row in test])
-        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._stack.close()
+        self.run.__exit__(*exc)
 
     @property
     def seed(self) -> int:
@@ -88,31 +86,24 @@ class SeedRun:
         section = self.inputs.recipe.experts
         return Schedule(share * section.epochs, learning_rate, section.batch_rows)
 
-    @cached_property
-    def warmup(self) -> StageResult:
+    @property
+    def warmup(self) -> TrainedAdapter:
         """The adapter that every method but zero-shot starts from."""
-        return warm_up(self.inputs, self.store)
+        return self.run.warmup
 
     @cached_property
     def clusters(self) -> Clusters:
         """Stage II on the training rows; every other row gets the cluster that its gradient, response seen, is in."""
-        inputs, store = self.inputs, self.store
-        start = start_clusters(inputs, store, self.warmup, self._checked, self.supply, self._plan)
-        centroids = calibrate_centroids(inputs, store, start, self.supply, self._plan)
-        assigned = assign_rows(inputs, store, centroids, self.supply)
-        return self._labelled(centroids, assigned)
+        return self._labelled(self.run.centroids, self.run.assigned)
 
-    @cached_property
+    @property
     def supply(self) -> GradientSupply:
         """The gradients of the run's rows; `open` comes before the first use of its source."""
-        dimension = self._checked.facts["dimension"]
-        supply = GradientSupply(self.inputs, self.store, self.warmup, dimension, self._plan.gradients)
-        return self._stack.enter_context(supply)
+        return self.run.supply
 
     def clear(self) -> None:
         """Delete the gradients on disk: the seed is through, and its stages have what was made of them."""
-        if "supply" in self.__dict__:
-            self.supply.remove()
+        self.run.remove_gradients()
 
     @cached_property
     def embeddings(self) -> NDArray[np.float32]:
@@ -135,22 +126,14 @@ class SeedRun:
         head = fit_head(self.embeddings[self.train], labels[self.train], k, self.seed)
         return Partition(name, labels, head.logits(self.embeddings).argmax(1), k)
 
-    @cached_property
-    def _checked(self) -> StageResult:
-        return check_gradients(self.inputs, self.store, self.warmup)
-
-    @cached_property
-    def _plan(self) -> Plan:
-        return plan_clusters(self.inputs, self.store)
-
-    def _labelled(self, centroids: StageResult, assigned: StageResult) -> Clusters:
+    def _labelled(self, centroids: Calibrated, assigned: Assigned) -> Clusters:
         inputs, store = self.inputs, self.store
         test = self.pick(self.test)
         lengths = [len(row.input_ids) for row in test]
 
         def work(folder: Path) -> dict[str, Any]:
             self.supply.open()
-            points = read_centroids(centroids).to(self.supply.source.device)
+            points = centroids.centroids().to(self.supply.source.device)
             alone = store.checkpoint(stage, inputs.recipe.clusters.checkpoint_seconds)
             both = []
             with store.narrator.bar("rows", len(self.rows), "rows") as advance:

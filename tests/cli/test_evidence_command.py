@@ -58,7 +58,7 @@ def test_a_part_that_failed_makes_the_exit_code_say_so(
     from evaluation.evidence.exhibit import Exhibit, Table
 
     exhibit = Exhibit("x", "X", [Table("x", ("a",), [("1",)])], {}, failures=["Figure 5: no source."])
-    monkeypatch.setattr("evaluation.evidence.finished_run.read_run", lambda folder, narrator: None)
+    monkeypatch.setattr("training.run.finished_run", lambda folder, narrator: None)
     monkeypatch.setattr("evaluation.evidence.cluster_terms.cluster_terms", lambda run: exhibit)
     done = CliRunner().invoke(app, ["evidence", "cluster-terms", "x", "--output", str(tmp_path)])
     assert done.exit_code == 1

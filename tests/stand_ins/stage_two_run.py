@@ -15,11 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from training.memory.planning import plan_clusters
-from training.pipeline import Clusters, cluster
 from training.progress import Advance, Narrator
 from training.recipe import read_recipe
-from training.stage_one import warm_up
+from training.run import Run
 from training.stages.inputs import read_inputs
 from training.stages.processes import join_world
 from training.stages.store import StageStore
@@ -55,7 +53,7 @@ class LoggedNarrator(Narrator):
             yield advance
 
 
-def run_stage_two(given: dict[str, Any], log: Path, seconds_per_call: float = 0.0) -> Clusters:
+def run_stage_two(given: dict[str, Any], log: Path, seconds_per_call: float = 0.0) -> Run:
     """Run Stage II (and the warm-up, if that is not done)."""
     with join_world() as world:
         narrator = LoggedNarrator(log.with_name(f"{log.stem}.{world.rank}.log"), seconds_per_call)
@@ -63,8 +61,10 @@ def run_stage_two(given: dict[str, Any], log: Path, seconds_per_call: float = 0.
         assert recipe.output is not None
         inputs = read_inputs(recipe, narrator)
         store = StageStore(recipe.output / "stages", narrator, world)
-        plan = plan_clusters(inputs, store)
-        return cluster(inputs, store, warm_up(inputs, store), plan)
+        with Run(inputs, store) as run:
+            _ = run.plan, run.assigned, run.orders
+            run.remove_gradients()
+            return run
 
 
 def _serve() -> None:

@@ -9,12 +9,12 @@ from tempfile import mkdtemp
 from typing import Any
 
 from demo.rows import make_rows
-from evaluation.evidence.finished_run import FinishedRun, read_run
 from tests.stand_ins.tiny_comparison import silent
 from tests.stand_ins.tiny_encoder import save_encoder
 from tests.stand_ins.tiny_model import save_base
 from training.pipeline import train
 from training.recipe import read_recipe
+from training.run import Run, finished_run
 from training.stages.processes import World
 from training.stages.store import StageStore
 
@@ -54,8 +54,8 @@ def tiny_run_folder() -> Path:
 
 
 @cache
-def tiny_run() -> FinishedRun:
-    return read_run(tiny_run_folder(), silent())
+def tiny_run() -> Run:
+    return finished_run(tiny_run_folder(), silent())
 
 
 def store_in(folder: Path) -> StageStore:

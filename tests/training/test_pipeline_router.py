@@ -21,12 +21,9 @@ from demo.rows import make_rows
 from evaluation.evidence.gradient_router import GradientRouter
 from router.load import load_router
 from tests.stand_ins.tiny_line import Run
-from training.memory.planning import plan_clusters
-from training.pipeline import cluster
 from training.progress import Narrator
-from training.router.held_out import label_held_out
-from training.stage_one import warm_up
-from training.stage_two import read_assignment
+from training.run import Run as TrainingRun
+from training.run import finished_run
 from training.stages.inputs import read_inputs
 from training.stages.processes import World
 from training.stages.store import StageStore
@@ -104,9 +101,7 @@ def test_a_gradient_router_is_trained_to_be_compared_with(first: Run, tmp_path: 
     head = load_file(bundle.folder / ROUTER_HEAD)["W"]  # [K, d]
     assert head.shape == (len(manifest.experts), manifest.router.hidden)
     assert torch.allclose(head.norm(dim=1), torch.ones(len(head)), atol=1e-4)
-    router = GradientRouter(
-        read_inputs(run.recipe(), Narrator()), run.folder / "stages", manifest.label_order
-    )
+    router = GradientRouter(finished_run(run.folder, Narrator()), manifest.label_order)
     lines = [
         line for line in pq.read_table(bundle.folder / HELD_OUT_FILE).to_pylist() if line["use"] == "judge"
     ]
@@ -127,10 +122,8 @@ def test_held_out_rows_get_the_labels_that_the_assignment_gives(first: Run, tmp_
     known = inputs.pick(inputs.split.validation)  # the assignment has labelled them already
     inputs = replace(inputs, held_out=known, held_out_digest="validation rows")
     store = StageStore(run.folder / "stages", narrator, World())
-    warmup, plan = warm_up(inputs, store), plan_clusters(inputs, store)
-    clusters = cluster(inputs, store, warmup, plan)
-    assignment = read_assignment(clusters.assigned)
-    found = label_held_out(inputs, store, warmup, clusters.centroids, clusters.assigned, assignment)
+    with TrainingRun(inputs, store) as again:
+        found = again.held_out
     count = len(known)
     assert len(set(found.labels)) > 1
     assert found.labels[count:].tolist() == found.labels[:count].tolist()

@@ -22,7 +22,8 @@ class Assignment:
     """Where every row went. Clusters are numbered by size, the largest first.
 
     labels [N], cosine [N] to its own centroid, margin [N] to the runner-up, norm [N] of the raw gradient,
-    norm_share_b [N]: share of its squared norm that lies in the B factors.
+    norm_share_b [N]: share of its squared norm that lies in the B factors. centroid_of_label [K]: the place of each
+    label's centroid among those that the rows were compared with.
     """
 
     labels: NDArray[np.int64]
@@ -30,8 +31,13 @@ class Assignment:
     margin: NDArray[np.float64]
     norm: NDArray[np.float64]
     norm_share_b: NDArray[np.float64]
-    k: int
+    centroid_of_label: tuple[int, ...]
     warnings: tuple[str, ...]
+
+    @property
+    def k(self) -> int:
+        """The number of clusters."""
+        return len(self.centroid_of_label)
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ def assign(compared: Comparison, counted: NDArray[np.bool_], min_rows: int) -> A
         margin=ranked[:, -1] - runner_up,
         norm=compared.norm,
         norm_share_b=compared.share_b,
-        k=len(kept),
+        centroid_of_label=tuple(kept),
         warnings=tuple(warnings),
     )
 

@@ -13,14 +13,15 @@ from training.gradients.source import Recomputed, UnitGradients
 from training.gradients.store import StoredGradients, remove_gradients
 from training.models.finetune import load_adapter
 from training.stages.inputs import Inputs
-from training.stages.store import Stage, StageResult, StageStore
+from training.stages.outcome import TrainedAdapter
+from training.stages.store import Stage, StageStore
 
 
 class GradientSupply:
     """One source of gradients for all of Stage II; use as a context manager."""
 
     def __init__(
-        self, inputs: Inputs, store: StageStore, warmup: StageResult, dimension: int, kind: str
+        self, inputs: Inputs, store: StageStore, warmup: TrainedAdapter, dimension: int, kind: str
     ) -> None:
         """Supply from `disk`, or `recompute`; `dimension` is d."""
         self.inputs = inputs
@@ -82,7 +83,7 @@ class GradientSupply:
         return stored
 
 
-def row_gradients(inputs: Inputs, warmup: StageResult) -> RowGradients:
+def row_gradients(inputs: Inputs, warmup: TrainedAdapter) -> RowGradients:
     """The frozen base with the warm-up adapter, always in float32."""
     model = load_adapter(inputs.base, warmup.folder, trainable=False, dtype=torch.float32)
     return RowGradients(

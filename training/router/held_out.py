@@ -13,15 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from training.clusters.assignment import Assignment, compare_rows
-from training.clusters.centroid_order import centroid_of_label, nearest_rows
+from training.clusters.assignment import compare_rows
+from training.clusters.results import Assigned, Calibrated
 from training.gradients.source import Recomputed
 from training.gradients.supply import row_gradients
 from training.router.head import drawn_half
 from training.router.rows import JudgedRows, RoutedRows
 from training.rows.rendering import TokenRow
-from training.stage_two import read_centroids
 from training.stages.inputs import Inputs
+from training.stages.outcome import TrainedAdapter
 from training.stages.store import Stage, StageResult, StageStore
 
 TEACH, FIT, JUDGE = "teach", "fit", "judge"
@@ -66,13 +66,12 @@ class HeldOut:
 def label_held_out(
     inputs: Inputs,
     store: StageStore,
-    warmup: StageResult,
-    centroids: StageResult,
-    assigned: StageResult,
-    assignment: Assignment,
+    warmup: TrainedAdapter,
+    centroids: Calibrated,
+    assigned: Assigned,
 ) -> HeldOut:
     """Assign the rows of `data.held_out` as equation 9 did all others, and lay them beside the validation rows."""
-    validation = list(inputs.split.validation)
+    validation, assignment = list(inputs.split.validation), assigned.assignment
     rows = inputs.pick(validation)
     labels, cosine, margin = (
         assignment.labels[validation],
@@ -80,7 +79,7 @@ def label_held_out(
         assignment.margin[validation],
     )
     if inputs.held_out:
-        stage = _labelled(inputs, store, warmup, centroids, assigned, assignment)
+        stage = _labelled(inputs, store, warmup, centroids, assigned)
         table = pq.read_table(stage.folder / _LABELS)
         rows += list(inputs.held_out)
         labels = np.concatenate([labels, table["label"].to_numpy()])
@@ -104,20 +103,17 @@ def drawn_uses(validation: int, held_out: int, seed: int) -> NDArray[np.str_]:
 def _labelled(
     inputs: Inputs,
     store: StageStore,
-    warmup: StageResult,
-    centroids: StageResult,
-    assigned: StageResult,
-    assignment: Assignment,
+    warmup: TrainedAdapter,
+    centroids: Calibrated,
+    assigned: Assigned,
 ) -> StageResult:
     depends_on = {
         "centroids": centroids.digest,
-        "labels": assigned.facts["labels_sha256"],
+        "labels": assigned.labels_sha256,
         "rows": inputs.held_out_digest,
     }
     stage = Stage("held_out", f"Stage II: {len(inputs.held_out):,} held-out rows", depends_on)
-    nearest = nearest_rows(assignment)
-    # Clusters were ordered and merged after their centroids were made: one known row of each says which is whose.
-    rows = [*inputs.pick(nearest), *inputs.held_out]
+    rows = inputs.held_out
 
     def work(folder: Path) -> dict[str, Any]:
         with (
@@ -127,14 +123,13 @@ def _labelled(
             compared = compare_rows(
                 Recomputed(gradients, rows, store.world),
                 [len(row.input_ids) for row in rows],
-                read_centroids(centroids).to(gradients.device),
+                centroids.centroids()[assigned.centroid_of_label].to(gradients.device),  # [K, d], by label
                 store.checkpoint(stage, inputs.recipe.clusters.checkpoint_seconds),
                 advance,
             )
-        of_label = centroid_of_label(compared.cosines[: len(nearest)], assignment.cosine[nearest])
-        cosines = compared.cosines[len(nearest) :, of_label]  # [n, K]
+        cosines = compared.cosines  # [n, K]
         ranked = np.sort(cosines, axis=1)
-        runner_up = ranked[:, -2] if len(of_label) > 1 else np.full(len(cosines), -1.0)
+        runner_up = ranked[:, -2] if assigned.k > 1 else np.full(len(cosines), -1.0)
         columns = {"label": cosines.argmax(1), "cosine": ranked[:, -1], "margin": ranked[:, -1] - runner_up}
         pq.write_table(pa.table(columns), folder / _LABELS)
         return {"rows": len(cosines)}

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,8 @@ from training.router.precision import ChosenPrecision, choose_precision
 from training.router.prompt_gradients import PromptGradients
 from training.router.quality import Scores, coverage_at, coverage_curve, quality
 from training.router.rows import JudgedRows, RoutedRows
+from training.stages.outcome import Outcome
+from training.stages.store import StageResult
 
 OTHERS = "others"
 """Folder, beside the router's, of the heads of the kinds that are not served: Table 3 compares them."""
@@ -41,6 +43,39 @@ class MadeRouter:
     record: RouterRecord
     calibration: Calibration
     found: dict[str, Any]
+
+    def facts(self) -> dict[str, Any]:
+        """Return it as JSON, for `RouterStage` to read back."""
+        return {
+            "record": self.record.model_dump(),
+            "calibration": self.calibration.model_dump(),
+            "found": self.found,
+        }
+
+
+@dataclass(frozen=True)
+class RouterStage(Outcome):
+    """A router's files, and what is known of it."""
+
+    made: MadeRouter
+
+    @classmethod
+    def read(cls, stage: StageResult) -> Self:
+        """As every outcome, from what `MadeRouter.facts` gave."""
+        facts = stage.facts
+        record = RouterRecord.model_validate(facts["record"])
+        calibration = Calibration.model_validate(facts["calibration"])
+        return cls(stage, MadeRouter(record, calibration, facts["found"]))
+
+    @property
+    def router_folder(self) -> Path:
+        """What the bundle takes."""
+        return self.folder / "router"
+
+    @property
+    def others_folder(self) -> Path:
+        """The heads of the kinds that are not served."""
+        return self.folder / OTHERS
 
 
 @dataclass(frozen=True)

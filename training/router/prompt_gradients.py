@@ -14,16 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.clusters.assignment import Assignment
-from training.clusters.centroid_order import centroid_of_label, nearest_rows
+from training.clusters.results import Assigned, Calibrated
 from training.gradients.source import Recomputed
 from training.gradients.supply import row_gradients
 from training.progress import Advance, ignore_progress
 from training.rows.rendering import TokenRow, prompt_ids
-from training.stage_two import read_centroids
 from training.stages.inputs import Inputs
+from training.stages.outcome import TrainedAdapter
 from training.stages.processes import World
-from training.stages.store import StageResult
 
 _PIECE_ROWS = 64  # between two steps of a progress bar; enough to fill micro-batches with rows of one length
 
@@ -32,22 +30,14 @@ class PromptGradients:
     """The base with the warm-up adapter, and one centroid for each label."""
 
     def __init__(
-        self, inputs: Inputs, warmup: StageResult, centroids: StageResult, assignment: Assignment
+        self, inputs: Inputs, warmup: TrainedAdapter, centroids: Calibrated, assigned: Assigned
     ) -> None:
-        """Load the base; the stages are of the run that `inputs` are of.
-
-        Raises:
-            TrainingError: the stages are not of one run.
-
-        """
+        """Load the base; the stages are of the run that `inputs` are of."""
         self._tokenizer = inputs.tokenizer
         self._longest = min(inputs.recipe.data.max_length, inputs.base.max_positions)
         # Merged for good: the model is this object's own.
         self._gradients = row_gradients(inputs, warmup).__enter__()
-        whole = read_centroids(centroids).to(self._gradients.device)  # [clusters, d]
-        nearest = nearest_rows(assignment)
-        known = self._compared(inputs.pick(nearest), whole, ignore_progress)  # [K, clusters]
-        self.centroids = whole[centroid_of_label(known, assignment.cosine[nearest])]
+        self.centroids = centroids.centroids()[assigned.centroid_of_label].to(self._gradients.device)
         """Unit vectors `[K, d]`, in the order of the labels."""
 
     def cosines(self, texts: Sequence[str], advance: Advance = ignore_progress) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from training.errors import TrainingError
 from training.progress import Narrator
 from training.stages.checkpoint import Checkpoint
 from training.stages.processes import World
@@ -100,16 +101,8 @@ class StageStore:
 
     def kept(self, stage: Stage) -> StageResult | None:
         """Return what an earlier run left of this very stage, if it left it whole."""
-        place = self.folder / stage.name
-        try:
-            record = json.loads((place / _RECORD).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        if not isinstance(record, dict) or record.get("digest") != stage.digest:
-            return None
-        return StageResult(
-            place, stage.digest, record["facts"], record["seconds"], record["peak_memory_mb"], kept=True
-        )
+        result = read_result(self.folder / stage.name)
+        return result if result is not None and result.digest == stage.digest else None
 
     def forget(self, stage: Stage) -> None:
         """Let the stage be done again: what it made is no longer there."""
@@ -166,6 +159,56 @@ class StageStore:
 
     def _checkpoint_folder(self, stage: Stage) -> Path:
         return self.folder / f".{stage.name}.checkpoint"
+
+
+class FinishedStages(StageStore):
+    """The stages of a run that is through, read back: nothing is done, whatever its digest would be today."""
+
+    def __init__(self, folder: Path, narrator: Narrator) -> None:
+        """Read from `folder`, which may not be there."""
+        self.folder = folder
+        self.narrator = narrator
+        self.world = World()
+        self.results = {}
+
+    def run(self, stage: Stage, work: Work, before: Callable[[], None] | None = None) -> StageResult:
+        """Return what the stage of this name left.
+
+        Raises:
+            TrainingError: it is not there, or not whole.
+
+        """
+        return self.left(stage.name)
+
+    def deal_out(self, jobs: Sequence[tuple[Stage, Work]]) -> list[StageResult]:
+        """Return what the stages of these names left; raises as `run`."""
+        return [self.left(stage.name) for stage, _ in jobs]
+
+    def left(self, name: str) -> StageResult:
+        """Return what a stage left; raises as `run`."""
+        result = read_result(self.folder / name)
+        if result is None:
+            raise TrainingError(
+                f"{self.folder.parent}: its stage {name!r} is not there, so the run is not finished. Start its "
+                "`gradientspace train` again; it goes on where it was."
+            )
+        return result
+
+
+def read_result(place: Path) -> StageResult | None:
+    """Read what a stage left in its folder; None where it left nothing whole."""
+    try:
+        record = json.loads((place / _RECORD).read_text(encoding="utf-8"))
+        return StageResult(
+            place,
+            record["digest"],
+            record["facts"],
+            record["seconds"],
+            record["peak_memory_mb"],
+            kept=True,
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _reset_peak_memory() -> None:

@@ -9,26 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.router_rows import training_inputs
+from benchmarks.router_rows import run_of, training_inputs
 from bundle.read import read_bundle
-from evaluation.evidence.gradient_router import GradientRouter, finished_stage
+from evaluation.evidence.gradient_router import GradientRouter
 from training.errors import TrainingError
 from training.gradients.source import make_unit_
 from training.gradients.supply import row_gradients
-from training.progress import ignore_progress
+from training.progress import Narrator, ignore_progress
 from training.rows.rendering import TokenRow, prompt_ids
-from training.stage_two import read_centroids
+from training.run import Run
 from training.stages.inputs import Inputs
+from training.stages.store import FinishedStages
 
 TEXTS = ["Tell a story about a mouse.", "How many apples are left?", "def add(a, b):"]
-
-
-@pytest.fixture(scope="module")
-def run(demo_bundle: Path) -> Path:
-    stages = demo_bundle.parent / "stages"
-    if not stages.is_dir():
-        pytest.skip("NOT TESTED: the bundle lies in no run folder")
-    return stages
 
 
 @pytest.fixture(scope="module")
@@ -37,19 +30,27 @@ def inputs(demo_bundle: Path) -> Inputs:
 
 
 @pytest.fixture(scope="module")
-def router(run: Path, inputs: Inputs, demo_bundle: Path) -> GradientRouter:
-    return GradientRouter(inputs, run, read_bundle(demo_bundle).manifest.label_order)
+def run(demo_bundle: Path, inputs: Inputs) -> Run:
+    found = run_of(read_bundle(demo_bundle), inputs)
+    if found is None:
+        pytest.skip("NOT TESTED: the bundle lies in no run folder")
+    return found
+
+
+@pytest.fixture(scope="module")
+def router(run: Run, demo_bundle: Path) -> GradientRouter:
+    return GradientRouter(run, read_bundle(demo_bundle).manifest.label_order)
 
 
 def test_the_cosines_are_those_of_the_prompts_own_gradient(
-    router: GradientRouter, run: Path, inputs: Inputs
+    router: GradientRouter, run: Run, inputs: Inputs
 ) -> None:
-    centroids = read_centroids(finished_stage(run, "centroids"))  # [clusters, d], in their first order
+    centroids = run.centroids.centroids()  # [clusters, d], in their first order
     rows = []
     for text in TEXTS:
         ids = prompt_ids(inputs.tokenizer, ({"role": "user", "content": text},))
         rows.append(TokenRow("a prompt", None, text, array("i", ids), 1))
-    with row_gradients(inputs, finished_stage(run, "warmup")) as source:
+    with row_gradients(inputs, run.warmup) as source:
         unit = source.whole(rows)
     make_unit_(unit)
     expected = torch.sort((unit @ centroids.T).double(), dim=1).values.numpy()
@@ -79,5 +80,5 @@ def test_probabilities_sum_to_one_and_temperature_flattens_them(router: Gradient
 
 
 def test_a_run_without_its_stages_is_a_sentence(inputs: Inputs, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"warmup: there is no finished stage"):
-        GradientRouter(inputs, tmp_path, ("expert-0",))
+    with pytest.raises(TrainingError, match=r"its stage 'warmup' is not there"):
+        GradientRouter(Run(inputs, FinishedStages(tmp_path / "stages", Narrator())), ("expert-0",))

@@ -15,7 +15,7 @@ ASSIGNMENT = Assignment(
     margin=np.array([0.5, 0.02, 0.04, 0.01, 0.1, 0.2, 0.001, 0.03]),
     norm=np.ones(8),
     norm_share_b=np.ones(8),
-    k=2,
+    centroid_of_label=(0, 1),
     warnings=(),
 )
 

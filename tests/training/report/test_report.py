@@ -38,7 +38,7 @@ def assignment() -> Assignment:
         margin=np.linspace(0.01, 0.08, 8),
         norm=np.arange(1.0, 9.0),
         norm_share_b=np.full(8, 0.6),
-        k=2,
+        centroid_of_label=(0, 1),
         warnings=("A cluster is tiny.",),
     )
 

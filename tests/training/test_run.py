@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.errors import EvidenceError
-from evaluation.evidence.finished_run import read_run
 from tests.stand_ins.tiny_comparison import silent
 from tests.stand_ins.tiny_seed_run import tiny_run, tiny_run_folder
+from training.errors import TrainingError
+from training.run import finished_run
 
 
 @pytest.fixture
@@ -18,23 +18,23 @@ def copied(tmp_path: Path) -> Path:
 
 
 def test_a_run_is_read_back_from_wherever_it_was_copied_to(copied: Path) -> None:
-    run = read_run(copied, silent())
-    assert run.stage("warmup").folder == copied / "stages" / "warmup"
-    assert run.assignment().labels.tolist() == tiny_run().assignment().labels.tolist()
+    run = finished_run(copied, silent())
+    assert run.warmup.folder == copied / "stages" / "warmup"
+    assert run.assigned.assignment.labels.tolist() == tiny_run().assigned.assignment.labels.tolist()
 
 
 def test_a_folder_without_a_run_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(EvidenceError, match=r"run\.json can't be read"):
-        read_run(tmp_path, silent())
+    with pytest.raises(TrainingError, match=r"run\.json can't be read"):
+        finished_run(tmp_path, silent())
     (tmp_path / "run.json").write_text('{"recipe": {"no": "such"}}')
-    with pytest.raises(EvidenceError, match="no recipe of this version"):
-        read_run(tmp_path, silent())
+    with pytest.raises(TrainingError, match="no recipe of this version"):
+        finished_run(tmp_path, silent())
 
 
 def test_a_missing_stage_is_named(copied: Path) -> None:
     shutil.rmtree(copied / "stages" / "assignment")
-    with pytest.raises(EvidenceError, match="stage 'assignment' is not there"):
-        read_run(copied, silent()).assignment()
+    with pytest.raises(TrainingError, match="stage 'assignment' is not there"):
+        _ = finished_run(copied, silent()).assigned
 
 
 def test_rows_that_changed_since_are_noticed(copied: Path, tmp_path: Path) -> None:
@@ -44,5 +44,5 @@ def test_rows_that_changed_since_are_noticed(copied: Path, tmp_path: Path) -> No
     fewer.write_text("".join(rows[:-3]))
     record["recipe"]["data"]["files"] = [str(fewer)]
     (copied / "run.json").write_text(json.dumps(record))
-    with pytest.raises(EvidenceError, match=r"60 rows, and its files hold 57 now"):
-        read_run(copied, silent()).assignment()
+    with pytest.raises(TrainingError, match=r"60 rows, and its files hold 57 now"):
+        _ = finished_run(copied, silent()).assigned
