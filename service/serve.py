@@ -139,7 +139,7 @@ async def _serve(
             reloader.serving(versions)
             gc.freeze()  # what the start made stays: no collection has to look through it again
             async with contextlib.AsyncExitStack() as ports:
-                await ports.enter_async_context(listening(versions, sock))
+                await ports.enter_async_context(listening(versions, sock, settings.send_seconds))
                 if metrics_sock is not None:
                     page = listening(build_metrics_app(), metrics_sock)
                     await ports.enter_async_context(page)

@@ -105,6 +105,11 @@ class Settings(BaseModel):
     body_seconds: float = Field(  # anchor:nginx, `client_body_timeout`; here for the whole body
         default=60, gt=0, description="How long a body may take to come in; then 408."
     )
+    send_seconds: float = Field(  # anchor:nginx, `send_timeout`
+        default=60,
+        gt=0,
+        description="How long a client may read nothing of its answer; then it is hung up on.",
+    )
     max_prompt_tokens: int | None = Field(  # ours: the engine's own bound is exact and enough
         default=None, ge=1, description="Largest prompt in tokens. (default: the model's context)"
     )

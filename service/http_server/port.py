@@ -6,12 +6,13 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from service.errors import UsageError
-from service.http_server.protocol import HttpProtocol
+from service.http_server.protocol import SEND_SECONDS, HttpProtocol
 
 _LINGER_SECONDS = 2  # ours: for clients that have not sent all of a request, or not read all of an answer
 
@@ -46,12 +47,15 @@ def bound_socket(host: str, port: int, setting: str) -> socket.socket:
 
 
 @asynccontextmanager
-async def listening(app: ASGIApp, sock: socket.socket) -> AsyncIterator[None]:
-    """Answer on the port for the block, and close it afterwards."""
+async def listening(
+    app: ASGIApp, sock: socket.socket, send_seconds: float = SEND_SECONDS
+) -> AsyncIterator[None]:
+    """Answer on the port for the block, and close it afterwards; a client may read nothing for `send_seconds`."""
     server = _HttpServer(
         uvicorn.Config(
             app,
-            http=HttpProtocol,
+            http=partial(HttpProtocol, send_seconds=send_seconds),  # type: ignore[arg-type]
+            ws="none",  # nothing here speaks websocket
             lifespan="off",
             log_config=None,  # its lines go where ours go
             access_log=False,  # `request_log` says more

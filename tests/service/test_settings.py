@@ -31,6 +31,7 @@ EXAMPLES: dict[str, Any] = {
     "max_in_flight": 7,
     "max_body_bytes": 1000,
     "body_seconds": 5.0,
+    "send_seconds": 30.0,
     "max_prompt_tokens": 100,
     "max_answer_tokens": 200,
     "max_choices": 3,
