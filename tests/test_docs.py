@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from prometheus_client import CollectorRegistry, Metric
 from pydantic import BaseModel
 
-from bundle.manifest import Manifest
+from bundle.manifest import Manifest, RouterKind
+from evaluation.methods.registry import METHODS
 from evaluation.table_one.recipe import EvaluationRecipe
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from training.recipe import ClustersSection
 
 ROOT = Path(__file__).parents[1]
 ROOMS = (
@@ -81,6 +86,12 @@ def _is_field(model: type[BaseModel], dotted: str) -> bool:
     kinds = [model.model_fields[first].annotation]
     models = [kind for kind in (*kinds, *get_args(kinds[0])) if isinstance(kind, type)]
     return not rest or any(issubclass(kind, BaseModel) and _is_field(kind, rest) for kind in models)
+
+
+def _families() -> Iterable[Metric]:
+    registry = CollectorRegistry()
+    Metrics(registry)
+    return registry.collect()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_named)
@@ -159,3 +170,48 @@ def test_the_paper_s_functions_and_tests_are_there() -> None:
             if not (ROOT / name).exists() and not any((ROOT / "tests").rglob(name)):
                 wrong.append(name)
     assert wrong == []
+
+
+def _tree() -> dict[str, str]:
+    """Return what the README's tree says of each folder."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = [block for block in _FENCED.findall(readme) if "\nbundle/ " in block]
+    (block,) = blocks
+    folders, room = {}, ""
+    for indent, name, says in re.findall(r"^( *)([\w.]+/) +(.+)$", block, flags=re.MULTILINE):
+        room = room if indent else name
+        folders[f"{room}{name}" if indent else name] = says
+    return folders
+
+
+def test_the_tree_of_the_readme_is_the_house() -> None:
+    tree = _tree()
+    assert [name for name in tree if not (ROOT / name).is_dir()] == []
+    tracked = {path.parent.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*.py")}
+    rooms = {f"{path.parts[0]}/" for path in tracked}
+    sub_rooms = {
+        f"{path.parts[0]}/{path.parts[1]}/"
+        for path in tracked
+        if len(path.parts) > 1 and path.parts[0] in ("training", "service", "evaluation")
+    }
+    assert sorted((rooms | sub_rooms) - tree.keys()) == []
+
+
+def test_every_page_stands_in_its_index() -> None:
+    for index in (ROOT / "docs" / "README.md", NOTEBOOK / "README.md"):
+        linked = {(index.parent / target).resolve() for target in _LINK.findall(_prose(index))}
+        assert sorted(set(index.parent.glob("*.md")) - {index} - linked) == []
+
+
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("monitoring.md", sorted(family.name for family in _families())),
+        ("evaluate.md", [method.name for method in METHODS]),
+        ("router.md", list(get_args(RouterKind))),
+        ("cluster-count.md", list(get_args(ClustersSection.model_fields["rule"].annotation))),
+    ],
+)
+def test_what_the_code_offers_stands_on_its_page(page: str, names: list[str]) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert [name for name in names if not re.search(rf"`{re.escape(name)}(?:_total)?`", text)] == []
