@@ -215,3 +215,16 @@ def test_every_page_stands_in_its_index() -> None:
 def test_what_the_code_offers_stands_on_its_page(page: str, names: list[str]) -> None:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     assert [name for name in names if not re.search(rf"`{re.escape(name)}(?:_total)?`", text)] == []
+
+
+@pytest.mark.parametrize("room", ["training", "service", "evaluation"])
+def test_the_opening_of_a_room_names_its_sub_rooms(room: str) -> None:
+    """The first thing that is read there; `clusters.count` names a file of a sub-room."""
+    opening = importlib.import_module(room).__doc__ or ""
+    sub_rooms = {path.parent.name for path in (ROOT / room).glob("*/__init__.py")}
+    named = set(re.findall(r"\b[a-z_]+(?:\.[a-z_]+)*\b", opening))
+    missing = [name for name in sorted(sub_rooms) if not any(word.split(".")[0] == name for word in named)]
+    dotted = [word for word in named if "." in word and word.split(".")[0] in sub_rooms]
+    for word in sorted(dotted):
+        _resolve(f"{room}.{word}")
+    assert missing == []

@@ -1,26 +1,20 @@
-"""Rows to bundle, top to bottom.
+"""Rows to bundle, in the order that a row walks.
 
-recipe -> rows -> rendering -> split -> inputs           what is learned from
-model_shape -> micro_batch_memory -> stage_two_memory
-    -> machine -> plan -> planning                       what Stage II will take, before anything is trained
-base_model -> finetune                                   Stage I, the warm-up adapter
+rows -> stages.inputs                     read, rendered, tokenised, split: what is learned from
+models, `stage_one`                       Stage I: the warm-up adapter on the base
+memory                                    what Stage II will take, and what fits the budget
+                                          Stage II, `stage_two`:
+diagnosis                                 are the gradients exact?
+gradients                                 one row's gradient, many at a time; computed again, or kept on disk
+clusters.count                            K, and where the centroids start
+clusters.centroids -> clusters.assignment -> clusters.row_orders
+                                          the partition, and whether the order of the rows decides it
+models, router, `stage_three`             Stage III: an expert per cluster, and the router
+report                                    what people read
+bundling                                  what the service gets, and a model hub
 
-                                                         Stage II, the clusters:
-adapter_check, structure_checks -> diagnosis             are the gradients exact
-row_loss, micro_batches -> row_gradients                 one row's gradient, many at a time
-gradient_source, gradient_store -> gradient_supply       computed again, or kept on disk
-gram -> silhouette_grid, spherical_kmeans, probe_halves
-    -> cluster_count                                     K and where centroids start
-cluster_cache -> calibration -> assignment -> shuffles   the partition, and whether the order decides it
+pack                                      a bundle of adapters that were trained elsewhere
 
-encoder -> router_head -> router_export                  Stage III, experts and router
-cluster_quality, cluster_examples, norm_shares, verdict
-    -> report_figures -> report_page -> report           what people read
-bundle_card -> bundling                                  what the service gets
-publishing                                               and what a model hub gets
-
-given_adapter, given_head, labelled_rows -> packing      a bundle of adapters that were trained elsewhere
-
-`pipeline.train` walks that line through `stage_one`, `stage_two` and `stage_three`; `stage_store` remembers what
-is done, `checkpoint` where a stage stands, `world` who else works on it.
+`pipeline.train` walks that line. `stages` is what a run is made of: `store` remembers what is done, `checkpoint` where
+a stage stands, `processes` who else works on it. Everything that can be chosen stands in `recipe`.
 """
