@@ -29,11 +29,12 @@ from router.load import load_router
 from router.protocol import Router
 from router.text import routed_text
 from training.errors import TrainingError
-from training.models.finetune import Schedule, finetune, load_adapter
+from training.models.finetune import Schedule, load_adapter
 from training.progress import Narrator
 from training.rows.reading import Row, parse_row
 from training.rows.rendering import TokenRow, prompt_ids
 from training.run import finished_run
+from training.stages.finetune_stage import AdapterJob, finetune_stage
 from training.stages.inputs import Inputs
 from training.stages.outcome import TrainedAdapter
 from training.stages.processes import World
@@ -122,20 +123,16 @@ def _tuned(
 ) -> Path:
     section = inputs.recipe.experts
     schedule = Schedule(section.epochs, section.learning_rate, section.batch_rows)
-
-    def work(folder: Path) -> dict[str, Any]:
-        model = load_adapter(inputs.base, warmup.folder, trainable=True)
-        with store.narrator.bar(name, schedule.steps(len(rows)), "steps") as advance:
-            return asdict(
-                finetune(model, inputs.tokenizer, rows, schedule, inputs.recipe.seed, folder, advance)
-            )
-
     depends_on = {
         "warmup": warmup.digest,
         "rows": [row.origin for row in rows],
         "experts": section.model_dump(),
     }
-    return store.run(Stage(name, f"{name} ({len(rows):,} rows)", depends_on), work).folder
+    job = AdapterJob(Stage(name, f"{name} ({len(rows):,} rows)", depends_on), rows, schedule)
+    stage, work = finetune_stage(
+        inputs, store, job, lambda: load_adapter(inputs.base, warmup.folder, trainable=True)
+    )
+    return store.run(stage, work).folder
 
 
 def _route(router: Router, inputs: Inputs, asked: Sequence[dict[str, str]]) -> list[int]:

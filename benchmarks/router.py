@@ -31,7 +31,7 @@ from benchmarks.router_contenders import (
     routers_of,
 )
 from benchmarks.router_eager import EagerPipeline
-from benchmarks.router_rows import HeldOut, held_out_rows, router_rows, run_of, training_inputs
+from benchmarks.router_rows import JudgingRows, held_out_rows, router_rows, run_of, training_inputs
 from benchmarks.router_table import print_record
 from benchmarks.router_timing import (
     LENGTHS,
@@ -155,7 +155,9 @@ def _or_note(work: Callable[[], Any], notes: list[str]) -> Any:
         return None
 
 
-def _gradient(bundle: Bundle, inputs: Inputs | None, held_out: HeldOut, notes: list[str]) -> Router | None:
+def _gradient(
+    bundle: Bundle, inputs: Inputs | None, held_out: JudgingRows, notes: list[str]
+) -> Router | None:
     run = run_of(bundle, inputs)
     if inputs is None:
         return None  # said already
@@ -166,7 +168,7 @@ def _gradient(bundle: Bundle, inputs: Inputs | None, held_out: HeldOut, notes: l
     return router
 
 
-def _judged(routers: dict[str, Router], held_out: HeldOut, sizes: _Sizes, say: Say) -> Record:
+def _judged(routers: dict[str, Router], held_out: JudgingRows, sizes: _Sizes, say: Say) -> Record:
     figures: dict[str, Record] = {}
     for name, router in routers.items():
         rows = held_out.judged.first(
@@ -184,7 +186,7 @@ def _timed(
     record: Record,
     routers: dict[str, Router],
     tokenizer: Path,
-    held_out: HeldOut,
+    held_out: JudgingRows,
     sizes: _Sizes,
     say: Say,
 ) -> None:
@@ -215,7 +217,7 @@ def _throughput(
     bundle: Bundle,
     routers: dict[str, Router],
     encoder: Encoder | None,
-    held_out: HeldOut,
+    held_out: JudgingRows,
     sizes: _Sizes,
     say: Say,
 ) -> dict[str, float]:
@@ -241,7 +243,7 @@ def over_eager(rates: dict[str, float], served: str) -> dict[str, float | None]:
 
 
 def _ceiling(
-    bundle: Bundle, encoder: Encoder | None, inputs: Inputs | None, held_out: HeldOut, sizes: _Sizes
+    bundle: Bundle, encoder: Encoder | None, inputs: Inputs | None, held_out: JudgingRows, sizes: _Sizes
 ) -> tuple[float, int] | None:
     if encoder is None or inputs is None:
         return None
@@ -251,7 +253,7 @@ def _ceiling(
     return ceiling(encoder, bundle.manifest.routed_text.max_tokens, known, judged, k, seed)
 
 
-def _cascade(routers: dict[str, Router], served: str, held_out: HeldOut, sizes: _Sizes) -> Record | None:
+def _cascade(routers: dict[str, Router], served: str, held_out: JudgingRows, sizes: _Sizes) -> Record | None:
     """Return what share of the held-out rows the cascade's first stage answers, and how right that is.
 
     All against the encoder alone in one precision: what an int8 that comes first changes is in it.

@@ -42,7 +42,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class JudgingRows:
     """Rows that no expert saw: `teaching` taught the router, `fitted` set its thresholds, `judged` did neither."""
 
     teaching: Rows
@@ -50,7 +50,7 @@ class HeldOut:
     judged: Rows
 
 
-def held_out_rows(bundle: Bundle) -> HeldOut:
+def held_out_rows(bundle: Bundle) -> JudgingRows:
     """Read the bundle's held-out rows, in an order that has nothing to do with theirs in the file.
 
     Raises:
@@ -77,7 +77,7 @@ def held_out_rows(bundle: Bundle) -> HeldOut:
     if not (use == JUDGE).any():
         raise BenchmarkError(f"{path}: no held-out row was left out of the fitting, so none can judge")
     rows = Rows(table["text"].to_pylist(), table["response"].to_pylist(), table["label"].to_numpy())
-    return HeldOut(*(_picked(rows, use == part) for part in (TEACH, FIT, JUDGE)))
+    return JudgingRows(*(_picked(rows, use == part) for part in (TEACH, FIT, JUDGE)))
 
 
 def training_inputs(bundle: Bundle) -> Inputs:
@@ -104,7 +104,7 @@ def training_inputs(bundle: Bundle) -> Inputs:
     return inputs
 
 
-def router_rows(bundle: Bundle, inputs: Inputs, held_out: HeldOut) -> Rows:
+def router_rows(bundle: Bundle, inputs: Inputs, held_out: JudgingRows) -> Rows:
     """Return the rows that the router's head learnt from: the experts' and the teaching ones."""
     known, more = training_rows(bundle, inputs), held_out.teaching
     return Rows(

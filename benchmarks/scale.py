@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from training.memory.machine import Room
+from training.memory.machine import Budget
 from training.memory.micro_batch import micro_batch_memory
 from training.memory.model_shape import ModelShape, read_shape
 from training.memory.plan import Plan, RowCounts, draft_plan
 from training.memory.sizes import gigabytes
-from training.memory.stage_two import Need
+from training.memory.stage_two import MemoryNeed
 from training.recipe import ClustersSection
 
 _SHAPES = Path(__file__).parents[1] / "recipes" / "shapes"
@@ -73,7 +73,7 @@ def scale_table() -> str:
 
 def _ten_million(shape: ModelShape, section: ClustersSection, gpus: int) -> Plan:
     rows = RowCounts(ROWS, ROWS * 95 // 100, 1024, 1024, 512)
-    return draft_plan(shape, section, rows, Room(GPU_BYTES, 10**13, gpus, on_cpu=False))
+    return draft_plan(shape, section, rows, Budget(GPU_BYTES, 10**13, gpus, on_cpu=False))
 
 
 def _figures(plan: Plan, section: ClustersSection) -> dict[str, str]:
@@ -97,9 +97,9 @@ def _figures(plan: Plan, section: ClustersSection) -> dict[str, str]:
     }
 
 
-def _need(shape: ModelShape, section: ClustersSection) -> Need:
+def _need(shape: ModelShape, section: ClustersSection) -> MemoryNeed:
     micro_batch = micro_batch_memory(shape, 2048, 1024, 512, on_cpu=False)
-    return Need(shape, micro_batch, section, 12_000, 11_400, 600, 7, 1, 0)
+    return MemoryNeed(shape, micro_batch, section, 12_000, 11_400, 600, 7, 1, 0)
 
 
 def main() -> None:

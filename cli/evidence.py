@@ -32,7 +32,7 @@ RunFolder = Annotated[Path, typer.Argument(help="The folder of a finished traini
 Output = Annotated[
     Path, typer.Option("--output", help="Folder for the table, the figures and what was computed.")
 ]
-HeldOut = Annotated[
+HeldOutFiles = Annotated[
     list[str] | None,
     typer.Option("--held-out", help="Rows to judge on that the run never saw; without, its validation rows."),
 ]
@@ -93,7 +93,7 @@ def variance(run: RunFolder, output: Output) -> None:
 def ablations(
     run: RunFolder,
     output: Output,
-    held_out: HeldOut = None,
+    held_out: HeldOutFiles = None,
     train: Train = True,
 ) -> None:
     """Label agreement, cohesion and held-out loss with one choice of Stages II and III changed at a time."""
@@ -112,7 +112,7 @@ def cluster_cohesion(
     run: RunFolder,
     output: Output,
     ks: Annotated[str, typer.Option("--ks", help="Numbers of clusters, with commas.")] = "2,3,4,5,6,7,8,9,10",
-    held_out: HeldOut = None,
+    held_out: HeldOutFiles = None,
     train: Train = True,
 ) -> None:
     """Figure 6: cohesion of the clusters, and loss of their experts, over K."""
@@ -133,7 +133,7 @@ def cluster_cohesion(
 
 
 @evidence.command("curves")
-def curves(run: RunFolder, output: Output, held_out: HeldOut = None) -> None:
+def curves(run: RunFolder, output: Output, held_out: HeldOutFiles = None) -> None:
     """Held-out loss over the share of shared row visits, over rows per expert, and over routing errors."""
     from evaluation.evidence.curves import curves as measure
     from evaluation.evidence.rerun import read_held_out

@@ -76,12 +76,12 @@ def plan(
 
 
 def _plan(recipe: Recipe, rows: int | None, processes: int) -> Plan:
-    from training.memory.machine import measure_room
+    from training.memory.machine import measure_budget
     from training.memory.model_shape import read_shape
     from training.memory.plan import count_rows, draft_plan
     from training.rows.reading import read_rows
 
-    room = measure_room(recipe.memory_budget, recipe.disk_budget, recipe.output or Path(), processes)
+    room = measure_budget(recipe.memory_budget, recipe.disk_budget, recipe.output or Path(), processes)
     shape = read_shape(recipe.base.model, recipe.lora.rank, recipe.base.revision)
     total = len(read_rows(recipe.data.files)[0]) if rows is None else rows
     longest = min(recipe.data.max_length, shape.max_positions)

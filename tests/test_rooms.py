@@ -27,6 +27,15 @@ MAY_IMPORT = {
 SUB_ROOMS: dict[str, tuple[str, ...]] = {
     # From the ground up: each may import what stands before it in its room, and nothing that stands behind it. What
     # is no folder is a file on the top of the room.
+    "training": (
+        *("errors", "progress", "recipe_values", "recipe"),
+        *("rows", "models", "stages", "gradients", "diagnosis", "memory", "clusters"),
+        *("router", "report", "bundling", "pack"),
+        *("stage_one", "stage_two", "stage_three", "run", "pipeline"),
+    ),
+    "evaluation": (
+        *("errors", "intervals", "record", "seed", "methods", "answers", "table_one", "evidence", "served"),
+    ),
     "service": (
         *("logs", "usage_error", "errors", "headers", "settings"),
         *("request", "engine", "console", "telemetry", "lifecycle"),

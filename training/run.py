@@ -13,7 +13,7 @@ from training.gradients.supply import GradientSupply
 from training.memory.plan import Plan
 from training.memory.planning import plan_clusters
 from training.progress import Narrator
-from training.router.held_out import HeldOut, label_held_out
+from training.router.held_out import LabelledHeldOut, label_held_out
 from training.router.making import RouterStage
 from training.router.prompt_gradients import PromptGradients
 from training.stage_one import warm_up
@@ -117,7 +117,7 @@ class Run:
         return compare_orders(self.inputs, self.store, (self.start, self.centroids), self.supply, self.plan)
 
     @cached_property
-    def held_out(self) -> HeldOut:
+    def held_out(self) -> LabelledHeldOut:
         """The held-out rows with their clusters."""
         return label_held_out(self.inputs, self.store, self.warmup, self.centroids, self.assigned)
 

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peft import PeftModel
 
 from training.clusters.results import Assigned
 from training.models.finetune import Schedule, load_adapter
-from training.models.tuning import tune
 from training.recipe import ExpertsSection
-from training.router.held_out import HeldOut
+from training.router.held_out import LabelledHeldOut
 from training.router.making import RouterStage, make_router
 from training.router.prompt_gradients import PromptGradients
 from training.router.rows import RoutedRows
+from training.stages.finetune_stage import AdapterJob, finetune_stage
 from training.stages.inputs import Inputs
 from training.stages.outcome import TrainedAdapter
 from training.stages.store import Stage, StageStore, Work
@@ -57,11 +58,6 @@ def _expert(
         inputs.pick([row for row in part if labels[row] == label])
         for part in (inputs.split.train, inputs.split.validation)
     )
-
-    def work(folder: Path) -> dict[str, Any]:
-        model = load_adapter(inputs.base, start.folder, trainable=True)
-        return asdict(tune(inputs, store, model, rows, schedule, folder, expert_name(label), validation))
-
     depends_on = {
         "start": start.digest,
         "labels": assigned.labels_sha256,
@@ -69,7 +65,9 @@ def _expert(
         "schedule": asdict(schedule),
     }
     title = f"Stage III: expert {label + 1} of {assigned.k} ({len(rows):,} rows)"
-    return Stage(expert_name(label), title, depends_on), work
+    stage = Stage(expert_name(label), title, depends_on)
+    job = AdapterJob(stage, rows, schedule, validation, curves=True)
+    return finetune_stage(inputs, store, job, lambda: _going_on_from(inputs, start))
 
 
 def train_fallback(inputs: Inputs, store: StageStore, warmup: TrainedAdapter) -> TrainedAdapter | None:
@@ -95,15 +93,16 @@ def _on_all_rows(
 ) -> TrainedAdapter:
     schedule = _schedule(inputs.recipe.experts, wanted.part)
     rows, validation = inputs.pick(inputs.split.train), inputs.pick(inputs.split.validation)
-
-    def work(folder: Path) -> dict[str, Any]:
-        model = load_adapter(inputs.base, warmup.folder, trainable=True)
-        return asdict(tune(inputs, store, model, rows, schedule, folder, wanted.name, validation))
-
     # On its own schedule: another share is no reason to train the fallback again.
     depends_on = {"warmup": warmup.digest, "schedule": asdict(schedule)}
     stage = Stage(wanted.name, f"{wanted.title}, on all {len(rows):,} rows", depends_on)
-    return TrainedAdapter.read(store.deal_out([(stage, work)])[0])
+    job = AdapterJob(stage, rows, schedule, validation, curves=True)
+    dealt = finetune_stage(inputs, store, job, lambda: _going_on_from(inputs, warmup))
+    return TrainedAdapter.read(store.deal_out([dealt])[0])
+
+
+def _going_on_from(inputs: Inputs, start: TrainedAdapter) -> PeftModel:
+    return load_adapter(inputs.base, start.folder, trainable=True)
 
 
 def _schedule(section: ExpertsSection, part: float) -> Schedule:
@@ -114,7 +113,7 @@ def train_router(
     inputs: Inputs,
     store: StageStore,
     assigned: Assigned,
-    held_out: HeldOut,
+    held_out: LabelledHeldOut,
     gradients: Callable[[], PromptGradients],
 ) -> RouterStage:
     """Fit, calibrate and export the router; held-out rows teach it too, and say how far it agrees with the clusters."""

@@ -217,8 +217,8 @@ def compare_orders(
     def of_all(order: int) -> NDArray[np.int64]:
         seconds = section.checkpoint_seconds
         done = store.checkpoint(stage, seconds, f"partition-{order}")
-        standing = done.load()
-        if standing is None:
+        saved = done.load()
+        if saved is None:
             first, final = (each.centroids().to(supply.source.device) for each in ends)
             if order > 0:
                 place = store.checkpoint(stage, seconds, f"order-{order}")
@@ -229,7 +229,7 @@ def compare_orders(
             labels = compared.cosines[list(inputs.split.train)].argmax(1)
             done.save({}, {"labels": torch.from_numpy(labels)})
             return labels
-        return standing.tensors["labels"].numpy()
+        return saved.tensors["labels"].numpy()
 
     def of_probe(order: int) -> NDArray[np.int64]:
         source, labels = InCoordinates(start.gram()), start.probe_labels().numpy()

@@ -48,7 +48,7 @@ _HELD_OUT_SEED = 1_000  # the same held-out rows for every seed, rows per skill 
 
 
 @dataclass(frozen=True)
-class Regime:
+class ConflictPoint:
     """Where the dials stand: the share of prompts with opposite answers, rows per skill and surface, adapter rank."""
 
     conflict: float
@@ -63,7 +63,7 @@ class Regime:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one regime gave with one seed: scores of the held-out rows by `method/route`, and what explains them.
+    """What one point gave with one seed: scores of the held-out rows by `method/route`, and what explains them.
 
     found: adjusted Rand index of Stage II's clusters with the true skills, on held-out rows; by_answer: the same with
     whether the answer is a plus or a minus; text: of K-means on text with the true skills. skill_cosine: between the
@@ -80,8 +80,8 @@ class Outcome:
     visits: dict[str, int]
 
 
-def measure_regime(
-    regime: Regime,
+def measure_conflict_point(
+    conflict_point: ConflictPoint,
     seed: int,
     make_rows: RowMaker,
     held_out: int,
@@ -89,7 +89,7 @@ def measure_regime(
     folder: Path,
     narrator: Narrator,
 ) -> Outcome:
-    """Train every method on the regime's rows and score `held_out` unseen rows per skill and surface.
+    """Train every method on the point's rows and score `held_out` unseen rows per skill and surface.
 
     Everything trained is kept in `folder` and not trained again.
 
@@ -98,10 +98,10 @@ def measure_regime(
 
     """
     train_file, test_file = folder / "rows.jsonl", folder / "held_out.jsonl"
-    _write(train_file, make_rows(regime.rows, regime.conflict, seed, False))
-    asked = make_rows(held_out, regime.conflict, _HELD_OUT_SEED, True)
+    _write(train_file, make_rows(conflict_point.rows, conflict_point.conflict, seed, False))
+    asked = make_rows(held_out, conflict_point.conflict, _HELD_OUT_SEED, True)
     _write(test_file, asked)
-    recipe = _recipe(regime, seed, base, train_file)
+    recipe = _recipe(conflict_point, seed, base, train_file)
     silent = Narrator()
     silent.silence()
     inputs = read_inputs(recipe, silent)
@@ -154,13 +154,13 @@ def _skill_cosine(run: SeedRun) -> float:
     )
 
 
-def _recipe(regime: Regime, seed: int, base: Path, rows: Path) -> Recipe:
-    """The demo's recipe at the size of the regime."""
-    count = 4 * regime.rows
+def _recipe(conflict_point: ConflictPoint, seed: int, base: Path, rows: Path) -> Recipe:
+    """The demo's recipe at the size of the point."""
+    count = 4 * conflict_point.rows
     return Recipe(
         data=DataSection(files=(str(rows),), max_length=256),
         base=BaseSection(model=str(base)),
-        lora=LoraSection(rank=regime.rank, alpha=2 * regime.rank, dropout=0.0),
+        lora=LoraSection(rank=conflict_point.rank, alpha=2 * conflict_point.rank, dropout=0.0),
         split=SplitSection(
             validation=0.01,
             validation_at_least=1,

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evaluation.evidence.conflict_point import Outcome, Regime, RowMaker, measure_regime
+from evaluation.evidence.conflict_point import ConflictPoint, Outcome, RowMaker, measure_conflict_point
 from evaluation.evidence.exhibit import MUTED, SERIES, Exhibit, Table, canvas
 from evaluation.intervals import Difference, overall_difference, side, told
 from training.errors import TrainingError
@@ -38,19 +38,19 @@ class Dials:
     ranks: Sequence[int]
 
     @property
-    def regimes(self) -> list[Regime]:
+    def regimes(self) -> list[ConflictPoint]:
         """All points, in the order they are measured: of the conflicts the ends first, the greater before."""
         middle = (min(self.conflicts) + max(self.conflicts)) / 2
         conflicts = sorted(self.conflicts, key=lambda at: (-abs(at - middle), -at))
-        grid = [Regime(conflict, rows, self.ranks[0]) for rows in self.rows for conflict in conflicts]
-        return grid + [Regime(max(self.conflicts), max(self.rows), rank) for rank in self.ranks[1:]]
+        grid = [ConflictPoint(conflict, rows, self.ranks[0]) for rows in self.rows for conflict in conflicts]
+        return grid + [ConflictPoint(max(self.conflicts), max(self.rows), rank) for rank in self.ranks[1:]]
 
 
 @dataclass(frozen=True)
 class Point:
-    """A regime over all its seeds."""
+    """A point over all its seeds."""
 
-    regime: Regime
+    conflict_point: ConflictPoint
     outcomes: Sequence[Outcome]
 
     def loss(self, key: str) -> float:
@@ -75,34 +75,41 @@ def regimes(
     folder: Path,
     narrator: Narrator,
 ) -> Iterator[Exhibit]:
-    """Measure every regime with every seed, keep what was trained, and give the gains so far after each regime.
+    """Measure every point with every seed, keep what was trained, and give the gains so far after each point.
 
-    A regime that fails is named in the exhibit's failures, and the others go on.
+    A point that fails is named in the exhibit's failures, and the others go on.
     """
     points: list[Point] = []
     failures: list[str] = []
-    for number, regime in enumerate(dials.regimes):
+    for number, conflict_point in enumerate(dials.regimes):
         outcomes = []
         for seed in seeds:
-            narrator.title(f"Regime {number + 1} of {len(dials.regimes)}: {regime.name}, seed {seed}")
-            place = folder / "regimes" / regime.name / f"seed-{seed}"
+            narrator.title(
+                f"Conflict point {number + 1} of {len(dials.regimes)}: {conflict_point.name}, seed {seed}"
+            )
+            place = folder / "regimes" / conflict_point.name / f"seed-{seed}"
             try:
-                outcomes.append(measure_regime(regime, seed, make_rows, held_out, base, place, narrator))
+                outcomes.append(
+                    measure_conflict_point(conflict_point, seed, make_rows, held_out, base, place, narrator)
+                )
             except TrainingError as error:
-                failures.append(f"{regime.name}, seed {seed}: {error}")
+                failures.append(f"{conflict_point.name}, seed {seed}: {error}")
         if outcomes:
-            points.append(Point(regime, outcomes))
+            points.append(Point(conflict_point, outcomes))
         if points:
             yield _exhibit(points, dials, seeds, held_out, failures)
     if not points:
-        raise TrainingError(f"Not one regime could be measured. {failures[0]}")
+        raise TrainingError(f"Not one conflict point could be measured. {failures[0]}")
 
 
 def _exhibit(
     points: Sequence[Point], dials: Dials, seeds: Sequence[int], held_out: int, failures: Sequence[str]
 ) -> Exhibit:
     first = dials.ranks[0]
-    points = sorted(points, key=lambda at: (at.regime.rank != first, at.regime.rows, at.regime.conflict))
+    points = sorted(
+        points,
+        key=lambda at: (at.conflict_point.rank != first, at.conflict_point.rows, at.conflict_point.conflict),
+    )
     tables = [_losses(points), _gains(points)]
     notes = [
         "Losses: per response token, on held-out rows of unseen facts, the same for every seed. Every method: K = 2, "
@@ -145,7 +152,7 @@ def _losses(points: Sequence[Point]) -> Table:
         outcomes = point.outcomes
         rows.append(
             [
-                *_dials(point.regime),
+                *_dials(point.conflict_point),
                 *(f"{point.loss(key):.4f}" for _, key in keys),
                 f"{np.mean([one.skill_cosine for one in outcomes]):+.3f}",
                 f"{np.mean([one.found for one in outcomes]):.2f}",
@@ -172,7 +179,7 @@ def _losses(points: Sequence[Point]) -> Table:
 def _gains(points: Sequence[Point]) -> Table:
     rows = [
         [
-            *_dials(point.regime),
+            *_dials(point.conflict_point),
             *(
                 told(point.gain(f"gradientspace/{route}", keys[route]))
                 for route in _ROUTES
@@ -190,8 +197,8 @@ def _gains(points: Sequence[Point]) -> Table:
     )
 
 
-def _dials(regime: Regime) -> tuple[str, str, str]:
-    return f"{regime.conflict:g}", str(regime.rows), str(regime.rank)
+def _dials(conflict_point: ConflictPoint) -> tuple[str, str, str]:
+    return f"{conflict_point.conflict:g}", str(conflict_point.rows), str(conflict_point.rank)
 
 
 def _verdict(points: Sequence[Point]) -> list[str]:
@@ -205,7 +212,7 @@ def _verdict(points: Sequence[Point]) -> list[str]:
         )
     splits = ("kmeans/router", "true-skill/router", OURS[1])
     nothing = [
-        point.regime.name
+        point.conflict_point.name
         for point in points
         if all(side(point.gain(split, "one-lora/all")) < 1 for split in splits)
     ]
@@ -218,7 +225,7 @@ def _verdict(points: Sequence[Point]) -> list[str]:
 def _as_json(point: Point) -> dict[str, Any]:
     outcomes = point.outcomes
     return {
-        **vars(point.regime),
+        **vars(point.conflict_point),
         "losses": {key: point.loss(key) for key in outcomes[0].scores},
         "gains": {
             route: {
@@ -241,14 +248,16 @@ def _as_json(point: Point) -> dict[str, Any]:
 
 def _picture(points: Sequence[Point], dials: Dials) -> Figure:
     """A row of panels, one per rival: gain against conflict, a line per number of rows; ranks in the last."""
-    ranked = any(point.regime.rank != dials.ranks[0] for point in points)
+    ranked = any(point.conflict_point.rank != dials.ranks[0] for point in points)
     figure = canvas(3.1 * (len(RIVALS) + ranked), 3.2, panels=len(RIVALS) + ranked)
     for axes, (rival, keys) in zip(figure.axes, RIVALS.items(), strict=False):
         for number, rows in enumerate(dials.rows):
             line = [
-                point for point in points if point.regime.rows == rows and point.regime.rank == dials.ranks[0]
+                point
+                for point in points
+                if point.conflict_point.rows == rows and point.conflict_point.rank == dials.ranks[0]
             ]
-            at = [point.regime.conflict for point in line]
+            at = [point.conflict_point.conflict for point in line]
             if line:
                 _lines(axes, at, line, keys, SERIES[number % len(SERIES)], f"{rows} rows")
         axes.set_title(f"over {rival}", fontsize=10, loc="left")
@@ -258,11 +267,17 @@ def _picture(points: Sequence[Point], dials: Dials) -> Figure:
         corner = [
             point
             for point in points
-            if point.regime.conflict == max(dials.conflicts) and point.regime.rows == max(dials.rows)
+            if point.conflict_point.conflict == max(dials.conflicts)
+            and point.conflict_point.rows == max(dials.rows)
         ]
-        corner.sort(key=lambda point: point.regime.rank)
+        corner.sort(key=lambda point: point.conflict_point.rank)
         _lines(
-            axes, [point.regime.rank for point in corner], corner, RIVALS["one LoRA"], SERIES[2], "largest"
+            axes,
+            [point.conflict_point.rank for point in corner],
+            corner,
+            RIVALS["one LoRA"],
+            SERIES[2],
+            "largest",
         )
         axes.set_xscale("log", base=2)
         axes.set_title("over one LoRA", fontsize=10, loc="left")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from training.clusters.assignment import Comparison, assign
+from training.clusters.assignment import ComparedRows, assign
 from training.clusters.centroids import Movement, calibrate
 from training.clusters.row_orders import InCoordinates
 from training.clusters.silhouette_grid import best_of, lift_weights, silhouette_grid
@@ -100,7 +100,7 @@ class Span:
             found = found / np.maximum(self.norms, np.finfo(np.float64).tiny)[:, None]
         counted = np.zeros(len(found), dtype=bool)
         counted[self.train] = True
-        whole = assign(Comparison(found, self.norms, np.zeros(len(found))), counted, section.min_rows)
+        whole = assign(ComparedRows(found, self.norms, np.zeros(len(found))), counted, section.min_rows)
         return Clustered(whole.labels, whole.k)
 
     def _start(self, variant: Variant, section: ClustersSection, seed: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 from evaluation.methods.protocol import Method, Tuning
 from evaluation.seed.partition import Fitted, Model, alone
 from evaluation.seed.seed_run import SeedRun
-from training.models.finetune import descend, load_adapter
+from training.models.finetune import load_adapter, train_weights
 from training.stages.store import Stage
 
 
@@ -29,7 +29,9 @@ class FullFinetuning(Method):
             adapted: Any = load_adapter(run.inputs.base, run.warmup.folder, trainable=False)
             model = adapted.merge_and_unload().requires_grad_(True)
             with run.store.narrator.bar("fine-tuning", steps, "steps") as advance:
-                tuned = descend(model, run.inputs.tokenizer, run.pick(run.train), schedule, run.seed, advance)
+                tuned = train_weights(
+                    model, run.inputs.tokenizer, run.pick(run.train), schedule, run.seed, advance
+                )
             model.save_pretrained(str(folder), safe_serialization=True)
             run.inputs.tokenizer.save_pretrained(str(folder))  # so that an engine can serve it as it is
             return asdict(tuned)

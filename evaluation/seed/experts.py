@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from peft import PeftModel
 
 from evaluation.seed.partition import Model, Partition
 from evaluation.seed.seed_run import SeedRun
 from training.errors import TrainingError
-from training.models.finetune import Schedule, finetune, load_adapter
+from training.models.finetune import Schedule, load_adapter
+from training.stages.finetune_stage import AdapterJob, finetune_stage
 from training.stages.outcome import TrainedAdapter
 from training.stages.store import Stage
 
@@ -36,26 +36,23 @@ def train_adapter(
     if not places:
         raise TrainingError(f"{name}: no row belongs to it, so it can't be trained. Use fewer clusters.")
 
-    def work(folder: Path) -> dict[str, Any]:
-        assert begin.folder is not None
-        model = load_adapter(run.inputs.base, begin.folder, trainable=True)
-        with run.store.narrator.bar("fine-tuning", schedule.steps(len(places)), "steps") as advance:
-            tuned = finetune(
-                model, run.inputs.tokenizer, run.pick(places), schedule, run.seed, folder, advance
-            )
-        run.store.narrator.say(f"    loss {tuned.first_loss:.3f} -> {tuned.last_loss:.3f}")
-        return asdict(tuned)
-
+    title = f"{name}: {len(places):,} rows, {schedule.steps(len(places))} steps at {schedule.learning_rate:g}"
     depends_on = {
         "start": begin.digest,
         "rows": places,
         "schedule": asdict(schedule),
         "seed": run.seed,
     }
-    title = f"{name}: {len(places):,} rows, {schedule.steps(len(places))} steps at {schedule.learning_rate:g}"
-    stage = Stage(f"{name}-at-{schedule.learning_rate:g}", title, depends_on)
-    done = run.store.run(stage, work)
-    return Model(name, "adapter", done.folder, done.digest, int(done.facts["row_visits"]))
+    job = AdapterJob(
+        Stage(f"{name}-at-{schedule.learning_rate:g}", title, depends_on), run.pick(places), schedule
+    )
+
+    def load() -> PeftModel:
+        assert begin.folder is not None
+        return load_adapter(run.inputs.base, begin.folder, trainable=True)
+
+    trained = TrainedAdapter.read(run.store.run(*finetune_stage(run.inputs, run.store, job, load)))
+    return Model(name, "adapter", trained.folder, trained.digest, trained.tuned.row_visits)
 
 
 def train_partition(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from evaluation.seed.partition import Partition
-from training.clusters.assignment import Comparison, assign, compare_rows
+from training.clusters.assignment import ComparedRows, assign, compare_rows
 from training.clusters.results import Assigned, Calibrated
 from training.gradients.source import Recomputed
 from training.gradients.supply import GradientSupply, row_gradients
@@ -29,7 +29,7 @@ from training.stages.store import Stage, StageStore
 
 
 @dataclass(frozen=True)
-class Clusters:
+class LabelledClusters:
     """What Stage II made: its result, and the labels [N + T] of all rows of the run and then of the test rows."""
 
     assigned: Assigned
@@ -92,7 +92,7 @@ class SeedRun:
         return self.run.warmup
 
     @cached_property
-    def clusters(self) -> Clusters:
+    def clusters(self) -> LabelledClusters:
         """Stage II on the training rows; every other row gets the cluster that its gradient, response seen, is in."""
         return self._labelled(self.run.centroids, self.run.assigned)
 
@@ -126,7 +126,7 @@ class SeedRun:
         head = fit_head(self.embeddings[self.train], labels[self.train], k, self.seed)
         return Partition(name, labels, head.logits(self.embeddings).argmax(1), k)
 
-    def _labelled(self, centroids: Calibrated, assigned: Assigned) -> Clusters:
+    def _labelled(self, centroids: Calibrated, assigned: Assigned) -> LabelledClusters:
         inputs, store = self.inputs, self.store
         test = self.pick(self.test)
         lengths = [len(row.input_ids) for row in test]
@@ -145,17 +145,17 @@ class SeedRun:
             # Merging and numbering look at the training rows alone: these are the labels that Stage II gave.
             counted = np.zeros(len(self.rows), dtype=bool)
             counted[self.train] = True
-            joined = Comparison(*(np.concatenate(pair) for pair in zip(*map(_columns, both), strict=True)))
+            joined = ComparedRows(*(np.concatenate(pair) for pair in zip(*map(_columns, both), strict=True)))
             done = assign(joined, counted, inputs.recipe.clusters.min_rows)
             return {"labels": done.labels.tolist(), "k": done.k}
 
         depends_on = {"assigned": assigned.digest, "test": self.test_digest}
         stage = Stage("oracle", "Test rows: the cluster of each one's gradient, response seen", depends_on)
         found = store.run(stage, work).facts
-        return Clusters(assigned, np.asarray(found["labels"]), int(found["k"]))
+        return LabelledClusters(assigned, np.asarray(found["labels"]), int(found["k"]))
 
 
-def _columns(compared: Comparison) -> tuple[NDArray[np.float64], ...]:
+def _columns(compared: ComparedRows) -> tuple[NDArray[np.float64], ...]:
     return compared.cosines, compared.norm, compared.share_b
 
 

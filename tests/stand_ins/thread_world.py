@@ -37,11 +37,11 @@ class ThreadWorld(World):
 
     table: Table = field(default_factory=lambda: Table(1))
 
-    def sum_(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         tensors = self.table.exchange(self.rank, tensor.clone())
         return tensor.copy_(sum(tensors[1:], tensors[0]))
 
-    def spread_(self, tensor: Tensor, owner: int) -> Tensor:
+    def broadcast(self, tensor: Tensor, owner: int) -> Tensor:
         return tensor.copy_(self.table.exchange(self.rank, tensor.clone())[owner])
 
     def gather(self, value: T) -> list[T]:

@@ -174,11 +174,11 @@ def test_too_many_bad_rows_stop_before_any_stage(first: Run, tmp_path: Path) -> 
 KILLED = """
 import json, os, signal, sys
 import training.pipeline as pipeline
-import training.models.tuning as tuning
+import training.stages.finetune_stage as stage
 from training.progress import Narrator
 from training.recipe import read_recipe
 
-tune, calls = tuning.finetune, []
+finetune, calls = stage.finetune_lora, []
 
 def killed_in_the_second_expert(model, tokenizer, rows, schedule, seed, save_to, advance, **others):
     calls.append(save_to)
@@ -186,9 +186,9 @@ def killed_in_the_second_expert(model, tokenizer, rows, schedule, seed, save_to,
         advance(done)
         if len(calls) == 4:  # the warm-up, what is shared, the first expert, the second
             os.kill(os.getpid(), signal.SIGKILL)
-    return tune(model, tokenizer, rows, schedule, seed, save_to, stop, **others)
+    return finetune(model, tokenizer, rows, schedule, seed, save_to, stop, **others)
 
-tuning.finetune = killed_in_the_second_expert
+stage.finetune_lora = killed_in_the_second_expert
 pipeline.train(read_recipe(None, json.loads(sys.argv[1]), []), Narrator())
 """
 

@@ -41,7 +41,7 @@ class Assignment:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparedRows:
     """All rows against the final centroids: cosines [N, K], norms [N], the share of B in their squares [N]."""
 
     cosines: NDArray[np.float64]
@@ -55,7 +55,7 @@ def compare_rows(
     centroids: Tensor,
     checkpoint: Checkpoint,
     advance: Advance,
-) -> Comparison:
+) -> ComparedRows:
     """Compare every row (`lengths` [N] are their tokens) with unit centroids [K, d]; no gradient is kept."""
     world, n, k = checkpoint.world, len(lengths), centroids.shape[0]
     owners = np.asarray(source.owners(range(n)))
@@ -63,9 +63,9 @@ def compare_rows(
     mine = by_length[owners[by_length] == world.rank]
     found = torch.zeros(n, k + 2, dtype=torch.float64)  # [N, K + 2]: cosines, norm, share of B
     begin = 0
-    standing = checkpoint.load()
-    if standing is not None:
-        begin, found = standing.facts["done"], standing.tensors["found"]
+    saved = checkpoint.load()
+    if saved is not None:
+        begin, found = saved.facts["done"], saved.tensors["found"]
         advance(min(begin, len(mine)))
     # All processes take the same number of turns: they save together.
     most = max(np.bincount(owners, minlength=world.size)) if n else 0
@@ -77,11 +77,11 @@ def compare_rows(
             found[piece] = torch.cat([column.double().cpu() for column in columns], dim=1)
         if checkpoint.due():
             checkpoint.save({"done": start + _PIECE_ROWS}, {"found": found})
-    everyone = world.sum_(found).numpy()
-    return Comparison(everyone[:, :k], everyone[:, k], everyone[:, k + 1])
+    everyone = world.all_reduce(found).numpy()
+    return ComparedRows(everyone[:, :k], everyone[:, k], everyone[:, k + 1])
 
 
-def assign(compared: Comparison, counted: NDArray[np.bool_], min_rows: int) -> Assignment:
+def assign(compared: ComparedRows, counted: NDArray[np.bool_], min_rows: int) -> Assignment:
     """Assign rows [N] to centroids by cosine.
 
     Only the rows marked in `counted` [N] (the training rows, not the validation rows) make up a cluster's size.

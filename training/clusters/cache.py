@@ -32,7 +32,7 @@ class ClusterCache(Protocol):
         """Mean [d] float32 of what the cluster's cache holds; it must hold something."""
         ...
 
-    def standing(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def saved_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """All that `restore` needs: facts that are JSON, and tensors."""
         ...
 
@@ -81,7 +81,7 @@ class ExactCache:
                     change[number] -= dropped[columns]
                 if kept is not None and new is not None:
                     change[number] += kept[columns].copy_(new[columns])
-            self.world.sum_(change)
+            self.world.all_reduce(change)
             for number, label in enumerate(touched):
                 self._sums[label, columns] += change[number]
 
@@ -92,8 +92,8 @@ class ExactCache:
             mean[columns] = self._sums[label, columns] / min(self._seen[label], self.capacity)
         return mean
 
-    def standing(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """As `ClusterCache.standing`."""
+    def saved_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """As `ClusterCache.saved_state`."""
         rows = {f"held.{label}.{slot}": row for (label, slot), row in self._held.items()}
         return {"seen": self._seen}, rows | {"sums": self._sums}
 
@@ -140,7 +140,7 @@ class RingCache:
                     continue
                 part, members = members[:room], members[room:]
                 own = [mine[place] for place in part if place in mine]
-                self._sums[label, self._open[label]] += self.world.sum_(unit[own].sum(0))
+                self._sums[label, self._open[label]] += self.world.all_reduce(unit[own].sum(0))
                 self._counts[label, self._open[label]] += len(part)
 
     def mean(self, label: int) -> Tensor:
@@ -148,8 +148,8 @@ class RingCache:
         newest = self._sums[label, self._open[label]]  # [d]
         return (self._closed[label] + newest) / int(self._counts[label].sum())
 
-    def standing(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """As `ClusterCache.standing`."""
+    def saved_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """As `ClusterCache.saved_state`."""
         facts = {"counts": self._counts.tolist(), "open": self._open.tolist()}
         return facts, {"sums": self._sums, "closed": self._closed}
 
@@ -183,14 +183,14 @@ class NoCache:
         for label in np.unique(labels).tolist():
             members = np.flatnonzero(labels == label).tolist()
             own = [mine[place] for place in members if place in mine]
-            self._means[label] = self.world.sum_(unit[own].sum(0)) / len(members)  # [d]
+            self._means[label] = self.world.all_reduce(unit[own].sum(0)) / len(members)  # [d]
 
     def mean(self, label: int) -> Tensor:
         """As `ClusterCache.mean`."""
         return self._means[label]
 
-    def standing(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """As `ClusterCache.standing`: between two batches there is nothing to keep."""
+    def saved_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """As `ClusterCache.saved_state`: between two batches there is nothing to keep."""
         return {}, {}
 
     def restore(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:

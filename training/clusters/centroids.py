@@ -15,7 +15,7 @@ from training.clusters.cache import ClusterCache, ExactCache, NoCache, RingCache
 from training.gradients.source import UnitGradients, make_unit_
 from training.progress import Advance
 from training.recipe import ClustersSection
-from training.stages.checkpoint import Checkpoint, Standing
+from training.stages.checkpoint import Checkpoint, SavedState
 from training.stages.processes import World
 
 
@@ -63,7 +63,7 @@ class Centroids:
         labels = torch.zeros(batch_rows, dtype=torch.long)  # [B]
         if len(places):
             labels[list(places)] = (self.now @ unit.T).argmax(0).cpu()
-        found = self.world.sum_(labels).numpy()  # each row is one process's: the others add zero
+        found = self.world.all_reduce(labels).numpy()  # each row is one process's: the others add zero
         self.cache.insert(found, places, unit)
         for label in np.unique(found).tolist():
             centroid = self.now[label]  # [d], a view
@@ -104,7 +104,7 @@ def calibrate(
 
 def _save_if_due(checkpoint: Checkpoint, run: _Run) -> None:
     if checkpoint.due():
-        checkpoint.save(*run.standing())
+        checkpoint.save(*run.saved_state())
 
 
 class _Run:
@@ -150,9 +150,9 @@ class _Run:
             places = (mine[inside] - begin).tolist()
             self.labels[batch] = self.centroids.step(_rows_of(unit, inside), places, len(batch))
 
-    def standing(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def saved_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What a checkpoint keeps."""
-        facts, tensors = self.centroids.cache.standing()
+        facts, tensors = self.centroids.cache.saved_state()
         cache = {f"cache.{name}": tensor for name, tensor in tensors.items()}
         state = {
             "centroids": self.centroids.now,
@@ -163,11 +163,11 @@ class _Run:
         epochs = [asdict(epoch) for epoch in self.epochs]
         return {"done": self.done, "epochs": epochs, "cache": facts}, state | cache
 
-    def resume(self, standing: Standing | None, advance: Advance) -> None:
+    def resume(self, saved: SavedState | None, advance: Advance) -> None:
         """Go on from what a checkpoint kept."""
-        if standing is None:
+        if saved is None:
             return
-        facts, tensors = standing.facts, standing.tensors
+        facts, tensors = saved.facts, saved.tensors
         self.done = facts["done"]
         self.epochs = [Epoch(e["drift"], e["churn"], tuple(e["sizes"])) for e in facts["epochs"]]
         self.centroids.now = tensors["centroids"].to(self.before)

@@ -51,9 +51,9 @@ class ProbeGradients:
         n = len(self.rows)
         gram = torch.zeros(n, n, dtype=torch.float64)
         begin = 0
-        standing = checkpoint.load()
-        if standing is not None and standing.facts["blocks"] == self._blocks:
-            begin, gram = standing.facts["rounds"], standing.tensors["gram"]
+        saved = checkpoint.load()
+        if saved is not None and saved.facts["blocks"] == self._blocks:
+            begin, gram = saved.facts["rounds"], saved.tensors["gram"]
             advance(sum(sum(self._sizes[turn:]) for turn in range(begin)))
         for turn in range(begin, self.rounds):
             held = self._block(self.world.rank, turn, advance)  # [b, d]
@@ -66,7 +66,7 @@ class ProbeGradients:
                         gram[np.ix_(columns, rows)] = product.T
             if turn + 1 < self.rounds and checkpoint.due():
                 checkpoint.save({"rounds": turn + 1, "blocks": self._blocks}, {"gram": gram})
-        return self.world.sum_(gram)  # each entry is one process's: the others add zero
+        return self.world.all_reduce(gram)  # each entry is one process's: the others add zero
 
     def weighted_sums(
         self, weights: Tensor, shares: FactorShares | None = None, advance: Advance = ignore_progress
@@ -78,7 +78,7 @@ class ProbeGradients:
             sums += weights[self._places(self.world.rank, turn)].T.to(sums) @ block
             if shares is not None:
                 shares.add(block)
-        return self.world.sum_(sums)
+        return self.world.all_reduce(sums)
 
     def _places(self, rank: int, turn: int) -> list[int]:
         blocks = self._blocks[rank]
@@ -94,9 +94,9 @@ class ProbeGradients:
             if not places:
                 continue
             if rank == self.world.rank:
-                yield places, self.world.spread_(own, rank)
+                yield places, self.world.broadcast(own, rank)
             else:
-                yield places, self.world.spread_(own.new_empty(len(places), own.shape[1]), rank)
+                yield places, self.world.broadcast(own.new_empty(len(places), own.shape[1]), rank)
 
     def _block(self, rank: int, turn: int, advance: Advance) -> Tensor:
         if self.rounds > 1:
@@ -125,7 +125,7 @@ class FactorShares:
 
     def mean(self, world: World) -> list[float]:
         """The shares [F] over all processes' rows; they add up to 1."""
-        sums = world.sum_(self._sums.clone())
+        sums = world.all_reduce(self._sums.clone())
         return (sums[:-1] / sums[-1].clamp_min(1)).tolist()
 
 

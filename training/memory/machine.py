@@ -19,7 +19,7 @@ _CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memor
 
 
 @dataclass(frozen=True)
-class Room:
+class Budget:
     """What Stage II may take: memory in each process, disk for all of them."""
 
     memory_bytes: int
@@ -30,13 +30,15 @@ class Room:
     on_cpu: bool = True
 
 
-def measure_room(memory_budget: int | None, disk_budget: int | None, run: Path, processes: int = 1) -> Room:
+def measure_budget(
+    memory_budget: int | None, disk_budget: int | None, run: Path, processes: int = 1
+) -> Budget:
     """Measure what this process and this machine leave for a run; the recipe's budgets, in bytes, come first.
 
     Without a budget, memory is 60 % of the accelerator's memory, or of the RAM or the control group's (container's)
     limit if there is no accelerator; disk is half of what is free where the run folder lies.
     """
-    return Room(
+    return Budget(
         memory_bytes=_memory_share() if memory_budget is None else memory_budget,
         disk_bytes=_disk_share(run) if disk_budget is None else disk_budget,
         processes=processes,

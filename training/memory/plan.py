@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from training.errors import TrainingError
-from training.memory.machine import Room
+from training.memory.machine import Budget
 from training.memory.micro_batch import micro_batch_memory
 from training.memory.model_shape import ModelShape
 from training.memory.sizes import gigabytes
-from training.memory.stage_two import Need
+from training.memory.stage_two import MemoryNeed
 from training.recipe import ClustersSection, SplitSection
 from training.rows.rendering import TokenRow
 from training.rows.split import Split
@@ -113,26 +113,26 @@ def count_rows(total: int, split: SplitSection, longest: int) -> RowCounts:
     return RowCounts(total, train, probe, longest, longest - 1)
 
 
-def plan_stage_two(shape: ModelShape, section: ClustersSection, rows: RowCounts, room: Room) -> Plan:
+def plan_stage_two(shape: ModelShape, section: ClustersSection, rows: RowCounts, budget: Budget) -> Plan:
     """Decide how Stage II runs in the room that it has. K is not known before the probe: the largest is taken.
 
     Raises:
         TrainingError: something that has to be held does not fit, whatever is chosen.
 
     """
-    made = draft_plan(shape, section, rows, room)
+    made = draft_plan(shape, section, rows, budget)
     if made.shortfall:
         raise TrainingError(made.shortfall)
     return made
 
 
-def draft_plan(shape: ModelShape, section: ClustersSection, rows: RowCounts, room: Room) -> Plan:
+def draft_plan(shape: ModelShape, section: ClustersSection, rows: RowCounts, budget: Budget) -> Plan:
     """As `plan_stage_two`, but what does not fit is said in `shortfall`."""
     k = section.k or section.k_max
     micro_batch = micro_batch_memory(
-        shape, section.micro_batch_tokens, rows.longest, rows.longest_completion, room.on_cpu
+        shape, section.micro_batch_tokens, rows.longest, rows.longest_completion, budget.on_cpu
     )
-    need = Need(
+    need = MemoryNeed(
         shape,
         micro_batch,
         section,
@@ -140,24 +140,24 @@ def draft_plan(shape: ModelShape, section: ClustersSection, rows: RowCounts, roo
         rows.train,
         rows.probe,
         k,
-        room.processes,
-        room.resident_bytes,
+        budget.processes,
+        budget.resident_bytes,
     )
     stored = rows.total * (need.gradient + _JOURNAL_BYTES)
-    gradients, gradients_reason, no_disk = _choose_gradients(section, stored, room.disk_bytes)
-    cache, cache_reason, no_memory = _choose_cache(section, need, gradients, room.memory_bytes)
-    look_ahead = _look_ahead(need, cache, gradients, room.memory_bytes)
-    block = _block_rows(need, cache, gradients, look_ahead, room.memory_bytes)
+    gradients, gradients_reason, no_disk = _choose_gradients(section, stored, budget.disk_bytes)
+    cache, cache_reason, no_memory = _choose_cache(section, need, gradients, budget.memory_bytes)
+    look_ahead = _look_ahead(need, cache, gradients, budget.memory_bytes)
+    block = _block_rows(need, cache, gradients, look_ahead, budget.memory_bytes)
     computed = rows.total
     if gradients == "recompute":
-        computed += _probe_rows(rows.probe, block, room.processes) + section.max_epochs * rows.train
+        computed += _probe_rows(rows.probe, block, budget.processes) + section.max_epochs * rows.train
     checkpoint = 2 * k * need.gradient + need.cache(cache) + 16 * rows.train
     sent = need.touched * need.gradient * (2 if cache == "exact" else 1) + 8 * section.batch_rows
     return Plan(
         model=shape.name,
         dimension=shape.dimension,
         k=k,
-        processes=room.processes,
+        processes=budget.processes,
         rows=rows.total,
         cache=cache,
         cache_reason=cache_reason,
@@ -175,13 +175,13 @@ def draft_plan(shape: ModelShape, section: ClustersSection, rows: RowCounts, roo
         probe_bytes=need.probe_blocks(block),
         checkpoint_bytes=checkpoint,
         disk_bytes=stored,
-        traffic_bytes=2 * sent * (room.processes - 1) // room.processes,
+        traffic_bytes=2 * sent * (budget.processes - 1) // budget.processes,
         computed_rows=computed,
         phases=need.phases(cache, gradients, look_ahead, block),
-        memory_budget_bytes=room.memory_bytes,
-        disk_budget_bytes=room.disk_bytes,
+        memory_budget_bytes=budget.memory_bytes,
+        disk_budget_bytes=budget.disk_bytes,
         shortfall=no_disk or no_memory,
-        warnings=tuple(_warnings(section, need, checkpoint, room.disk_bytes)),
+        warnings=tuple(_warnings(section, need, checkpoint, budget.disk_bytes)),
     )
 
 
@@ -200,7 +200,7 @@ def _choose_gradients(section: ClustersSection, stored: int, disk_bytes: int) ->
 
 
 def _choose_cache(
-    section: ClustersSection, need: Need, gradients: str, budget: int
+    section: ClustersSection, need: MemoryNeed, gradients: str, budget: int
 ) -> tuple[str, str, str | None]:
     """Return the cache, why, and what is missing for it."""
     least = {kind: max(need.phases(kind, gradients, 1, 1).values()) for kind in ("exact", "ring")}
@@ -219,7 +219,7 @@ def _choose_cache(
     return cache, reason, _too_small(need, cache, gradients, budget) if least[cache] > budget else None
 
 
-def _too_small(need: Need, cache: str, gradients: str, budget: int) -> str:
+def _too_small(need: MemoryNeed, cache: str, gradients: str, budget: int) -> str:
     phases = need.phases(cache, gradients, 1, 1)
     phase = max(phases, key=lambda name: phases[name])
     terms = {
@@ -243,7 +243,7 @@ def _too_small(need: Need, cache: str, gradients: str, budget: int) -> str:
     )
 
 
-def _look_ahead(need: Need, cache: str, gradients: str, budget: int) -> int:
+def _look_ahead(need: MemoryNeed, cache: str, gradients: str, budget: int) -> int:
     for batches in range(_MOST_LOOK_AHEAD * need.processes, 1, -1):
         fits = max(need.phases(cache, gradients, batches, 1).values()) <= budget
         if fits and need.window(batches) <= budget // _LOOK_AHEAD_SHARE:
@@ -251,7 +251,7 @@ def _look_ahead(need: Need, cache: str, gradients: str, budget: int) -> int:
     return 1
 
 
-def _block_rows(need: Need, cache: str, gradients: str, look_ahead: int, budget: int) -> int:
+def _block_rows(need: MemoryNeed, cache: str, gradients: str, look_ahead: int, budget: int) -> int:
     def fits(rows: int) -> bool:
         return need.phases(cache, gradients, look_ahead, rows)["probe"] <= budget
 
@@ -274,7 +274,7 @@ def _probe_rows(probe: int, block: int, processes: int) -> int:
     return computed
 
 
-def _warnings(section: ClustersSection, need: Need, checkpoint: int, disk_bytes: int) -> list[str]:
+def _warnings(section: ClustersSection, need: MemoryNeed, checkpoint: int, disk_bytes: int) -> list[str]:
     found = []
     if checkpoint > _SLOW_DISK * section.checkpoint_seconds:
         found.append(

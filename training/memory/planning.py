@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from training.memory.machine import measure_room
+from training.memory.machine import measure_budget
 from training.memory.model_shape import read_shape
 from training.memory.plan import Plan, RowCounts, plan_stage_two
 from training.memory.sizes import gigabytes
@@ -34,20 +34,20 @@ def plan_clusters(inputs: Inputs, store: StageStore) -> Plan:
         longest=max(inputs.lengths),
         longest_completion=max(len(row.input_ids) - row.prompt_length for row in inputs.rows),
     )
-    room = measure_room(recipe.memory_budget, recipe.disk_budget, store.folder, store.world.size)
+    budget = measure_budget(recipe.memory_budget, recipe.disk_budget, store.folder, store.world.size)
     depends_on = {
         "rows": asdict(rows),
         "base": inputs.base.record.model_dump(),
         "rank": recipe.lora.rank,
         "clusters": section.model_dump(include=_PLANNED_WITH),
         "budgets": [recipe.memory_budget, recipe.disk_budget],
-        "memory": room.memory_bytes,  # the disk's free room is left out: a run changes it itself
+        "memory": budget.memory_bytes,  # the disk's free room is left out: a run changes it itself
         "processes": store.world.size,
     }
 
     def work(folder: Path) -> dict[str, Any]:
         shape = read_shape(str(inputs.base.folder), recipe.lora.rank)
-        plan = plan_stage_two(shape, section, rows, room)
+        plan = plan_stage_two(shape, section, rows, budget)
         return asdict(plan)
 
     done = store.deal_out([(Stage("plan", "Stage II: what it will take", depends_on), work)])[0]

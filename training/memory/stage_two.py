@@ -18,7 +18,7 @@ _FIRST_BACKWARD = 16 << 20  # what PyTorch's libraries touch for the first time,
 
 
 @dataclass(frozen=True)
-class Need:
+class MemoryNeed:
     """What Stage II works on: the model, its micro-batches, the rows' counts, K, the number of processes."""
 
     shape: ModelShape

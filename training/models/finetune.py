@@ -94,7 +94,7 @@ def load_adapter(
     return PeftModel.from_pretrained(base.load(dtype), str(folder), is_trainable=trainable)
 
 
-def finetune(
+def finetune_lora(
     model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[TokenRow],
@@ -116,7 +116,7 @@ def finetune(
 
     """
     _assert_only_lora_trains(model)
-    tuned = descend(model, tokenizer, rows, schedule, seed, advance, validation, report_to, fit)
+    tuned = train_weights(model, tokenizer, rows, schedule, seed, advance, validation, report_to, fit)
     config: Any = model.peft_config[model.active_adapters[0]]
     config.target_modules = sorted(config.target_modules)  # a set: its order would differ from run to run
     # Embeddings are never trained: left to itself, PEFT would ask the hub whether they were.
@@ -124,7 +124,7 @@ def finetune(
     return tuned
 
 
-def descend(
+def train_weights(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[TokenRow],

@@ -21,7 +21,7 @@ from router.hashed_words import BUCKETS, hashed_words
 from training.progress import Narrator
 from training.router.head import fit_temperature
 from training.router.precision import ChosenPrecision
-from training.router.quality import MOST_LOST, Scores, surest_share
+from training.router.quality import MOST_LOST, RouterScores, surest_share
 from training.router.rows import JudgedRows
 
 AGREES = 0.995
@@ -44,18 +44,18 @@ class Cascade:
     temperature: float
     threshold: float | None
     """None: it can't be shown to agree often enough."""
-    own_scores: Scores
+    own_scores: RouterScores
     """Of the rows that the threshold was chosen on `[m, K]`, each by a model that had not seen it."""
 
-    def scores(self, words: Sequence[NDArray[np.uint32]]) -> Scores:
+    def scores(self, words: Sequence[NDArray[np.uint32]]) -> RouterScores:
         """As the served model's, of texts' hashed words: `[n, K]`."""
         return scores_of(words, self.columns, self.bias)
 
-    def confidence(self, scores: Scores) -> NDArray[np.float64]:
+    def confidence(self, scores: RouterScores) -> NDArray[np.float64]:
         """As the served model's."""
         return 1 / (1 + np.exp(-(self.scale * margins(scores) + self.shift)))
 
-    def answers(self, scores: Scores) -> NDArray[np.bool_]:
+    def answers(self, scores: RouterScores) -> NDArray[np.bool_]:
         """Whether it answers `[n]`."""
         if self.threshold is None:
             return np.zeros(len(scores), dtype=bool)
@@ -81,9 +81,9 @@ def words_of(texts: Sequence[str], max_tokens: int) -> list[NDArray[np.uint32]]:
 
 def fit_cascade(
     known: Sequence[NDArray[np.uint32]],
-    known_scores: Scores,
+    known_scores: RouterScores,
     unseen: Sequence[NDArray[np.uint32]],
-    unseen_scores: Scores,
+    unseen_scores: RouterScores,
     labels: NDArray[np.int64],
     seed: int,
 ) -> Cascade:
@@ -114,7 +114,7 @@ def fit_cascade(
 
 
 def _fit(
-    words: Sequence[NDArray[np.uint32]], scores: Scores
+    words: Sequence[NDArray[np.uint32]], scores: RouterScores
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return W transposed `[buckets, K]` and b `[K]`."""
     counts = [len(buckets) for buckets in words]
@@ -139,7 +139,7 @@ class JudgedCascade:
 
     used: CascadeRecord | None
     found: dict[str, Any] | None
-    scores: Scores | None
+    scores: RouterScores | None
     """Of all held-out rows [n, K], none by a model that was fitted to its row."""
 
 
@@ -147,7 +147,7 @@ def judge_cascade(
     cascade: Cascade | None,
     held_out: JudgedRows,
     encoder: ChosenPrecision,
-    float32: Scores,
+    float32: RouterScores,
     max_tokens: int,
     narrator: Narrator,
 ) -> JudgedCascade:

@@ -29,7 +29,7 @@ _LABELS = "labels.parquet"
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class LabelledHeldOut:
     """The validation rows, then those of `data.held_out`: n of them.
 
     labels, cosine and margin [n] as in `Assignment`. use [n], drawn by the recipe's seed: `teach` the router's head,
@@ -69,7 +69,7 @@ def label_held_out(
     warmup: TrainedAdapter,
     centroids: Calibrated,
     assigned: Assigned,
-) -> HeldOut:
+) -> LabelledHeldOut:
     """Assign the rows of `data.held_out` as equation 9 did all others, and lay them beside the validation rows."""
     validation, assignment = list(inputs.split.validation), assigned.assignment
     rows = inputs.pick(validation)
@@ -87,11 +87,11 @@ def label_held_out(
         margin = np.concatenate([margin, table["margin"].to_numpy()])
     part = ["validation"] * len(validation) + ["held_out"] * len(inputs.held_out)
     use = drawn_uses(len(validation), len(inputs.held_out), inputs.recipe.seed)
-    return HeldOut(rows, labels, cosine, margin, part, use)
+    return LabelledHeldOut(rows, labels, cosine, margin, part, use)
 
 
 def drawn_uses(validation: int, held_out: int, seed: int) -> NDArray[np.str_]:
-    """Return what each of so many rows is used for `[validation + held_out]`, as `HeldOut` says."""
+    """Return what each of so many rows is used for `[validation + held_out]`, as `LabelledHeldOut` says."""
     use = np.full(validation + held_out, JUDGE)
     further = np.random.default_rng(seed).permutation(held_out)
     use[validation + further[: held_out // 3]] = TEACH
@@ -137,7 +137,7 @@ def _labelled(
     return store.run(stage, work)
 
 
-def held_out_table(inputs: Inputs, held_out: HeldOut) -> pa.Table:
+def held_out_table(inputs: Inputs, held_out: LabelledHeldOut) -> pa.Table:
     """Return what the bundle keeps of the held-out rows, one line each.
 
     origin, source, part (`validation` or `held_out`), use (`teach`, `fit` or `judge`), label, cosine, margin; text

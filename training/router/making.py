@@ -26,7 +26,7 @@ from training.router.head import Head, fit_head, fit_temperature
 from training.router.other_kinds import keywords, mean_embeddings, write_head
 from training.router.precision import ChosenPrecision, choose_precision
 from training.router.prompt_gradients import PromptGradients
-from training.router.quality import Scores, coverage_at, coverage_curve, quality
+from training.router.quality import RouterScores, coverage_at, coverage_curve, quality
 from training.router.rows import JudgedRows, RoutedRows
 from training.stages.outcome import Outcome
 from training.stages.store import StageResult
@@ -84,7 +84,7 @@ class _Kind:
 
     tensors: dict[str, NDArray[np.float32]]
     metadata: dict[str, str]
-    scores: Scores
+    scores: RouterScores
 
 
 def make_router(
@@ -219,7 +219,7 @@ def _by_gradient(gradients: PromptGradients, held_out: JudgedRows, narrator: Nar
 
 def _scores_of(
     kind: RouterKind, embeddings: NDArray[np.float32], tensors: dict[str, NDArray[np.float32]]
-) -> Scores:
+) -> RouterScores:
     if kind == "embedding":
         return cosines(embeddings, tensors["W"])
     return Head(tensors["W"], tensors["b"]).logits(embeddings)
@@ -228,8 +228,8 @@ def _scores_of(
 def _cascade(
     rows: RoutedRows,
     held_out: JudgedRows,
-    known_scores: Scores,
-    scores: Scores,
+    known_scores: RouterScores,
+    scores: RouterScores,
     section: RouterSection,
     seed: int,
 ) -> Cascade:
@@ -245,7 +245,11 @@ def _cascade(
 
 
 def _served(
-    cascade: Cascade | None, own: Scores | None, scores: Scores, temperature: float, held_out: JudgedRows
+    cascade: Cascade | None,
+    own: RouterScores | None,
+    scores: RouterScores,
+    temperature: float,
+    held_out: JudgedRows,
 ) -> NDArray[np.float32]:
     """The probabilities of all held-out rows [n, K] as the service will give them."""
     probabilities = softmax(scores, temperature)

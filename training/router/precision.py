@@ -16,7 +16,7 @@ from router.encoder_graph import INT8_FILE, MODEL_FILE, EncoderGraph
 from router.tokens import TextTokens
 from training.progress import Narrator
 from training.router.int8 import quantise
-from training.router.quality import MOST_LOST, Scores, surest_share
+from training.router.quality import MOST_LOST, RouterScores, surest_share
 from training.router.rows import JudgedRows
 
 KEPT_DECISIONS = 0.995
@@ -36,15 +36,15 @@ class ChosenPrecision:
 
     precision: Precision
     int8_first: Int8FirstRecord | None
-    scores: Scores
-    alone: Scores
+    scores: RouterScores
+    alone: RouterScores
     found: dict[str, Any]
 
 
 def choose_precision(
     folder: Path,
-    float32: Scores,
-    score: Callable[[NDArray[np.float32]], Scores],
+    float32: RouterScores,
+    score: Callable[[NDArray[np.float32]], RouterScores],
     width: int,
     texts: Sequence[str],
     tokens: TextTokens,
@@ -92,12 +92,12 @@ def choose_precision(
 
 def _scores(
     folder: Path,
-    score: Callable[[NDArray[np.float32]], Scores],
+    score: Callable[[NDArray[np.float32]], RouterScores],
     width: int,
     max_tokens: int,
     held_out: JudgedRows,
     narrator: Narrator,
-) -> Scores:
+) -> RouterScores:
     graph = EncoderGraph(folder, "text_embedding", width, max_tokens, 1, "head_and_tail", INT8_FILE)
     parts = []
     with narrator.bar("encoding prompts in int8", len(held_out.texts), "rows") as advance:
@@ -110,8 +110,8 @@ def _scores(
 def _judged(
     threshold: float | None,
     sure: NDArray[np.bool_],
-    served: Scores,
-    float32: Scores,
+    served: RouterScores,
+    float32: RouterScores,
     held_out: JudgedRows,
 ) -> tuple[Int8FirstRecord | None, str | None]:
     """Return what int8 first is worth on the rows that did not choose its threshold; else why it is not used."""

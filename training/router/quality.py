@@ -15,7 +15,7 @@ from bundle.manifest import CONFIDENCE_BINS
 
 MOST_LOST = 0.002
 """Of the agreement with the labels, against the encoder alone: what a cheaper router may cost."""
-Scores = NDArray[np.float32]
+RouterScores = NDArray[np.float32]
 _COVERAGES = tuple(share / 20 for share in range(20, 0, -1))
 _TARGETS = (0.99, 0.999)
 

@@ -23,7 +23,7 @@ _READ_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
-class Standing:
+class SavedState:
     """What was saved: facts that are JSON, and this process's tensors."""
 
     facts: dict[str, Any]
@@ -45,7 +45,7 @@ class Checkpoint:
         self._number = 0
         self._last = time.monotonic()
 
-    def load(self) -> Standing | None:
+    def load(self) -> SavedState | None:
         """Read what the last save of this very stage left, if every process finds its part of it whole."""
         try:
             kept = json.loads((self.folder / _STATE).read_text(encoding="utf-8"))
@@ -66,11 +66,11 @@ class Checkpoint:
         if not all(self.world.gather(tensors is not None)):
             return None
         assert tensors is not None
-        return Standing(state["facts"], tensors)
+        return SavedState(state["facts"], tensors)
 
     def due(self) -> bool:
         """Whether it is time to save again, by the first process's clock."""
-        return self.world.of_first(time.monotonic() - self._last >= self.every_seconds)
+        return self.world.from_first(time.monotonic() - self._last >= self.every_seconds)
 
     def save(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Save beside the last save, and put it in its place when all of it is there.

@@ -40,21 +40,21 @@ class World:
         """Whether this is the process that writes and speaks."""
         return self.rank == 0
 
-    def sum_(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         """Add up every process's tensor, in place, in all of them."""
         if self.size > 1:
             with _naming_the_lost():
                 dist.all_reduce(tensor)
         return tensor
 
-    def spread_(self, tensor: Tensor, owner: int) -> Tensor:
+    def broadcast(self, tensor: Tensor, owner: int) -> Tensor:
         """Fill the tensor with the owner's, in place, in all processes."""
         if self.size > 1:
             with _naming_the_lost():
                 dist.broadcast(tensor, owner)
         return tensor
 
-    def of_first(self, value: T) -> T:
+    def from_first(self, value: T) -> T:
         """Return the first process's value in all of them."""
         return self.gather(value)[0]
 

@@ -76,7 +76,7 @@ class StageStore:
         `work` fills the folder it is given and returns facts (JSON) about it. The first process's folder is
         renamed to its place after that, so a stage is there whole or not at all; the others' come to nothing.
         """
-        result = self.world.of_first(self.kept(stage))
+        result = self.world.from_first(self.kept(stage))
         if result is None:
             if before is not None:
                 before()
@@ -90,7 +90,7 @@ class StageStore:
 
     def deal_out(self, jobs: Sequence[tuple[Stage, Work]]) -> list[StageResult]:
         """Do these stages, one process each, process after process; all wait until the last is done."""
-        kept = [self.world.of_first(self.kept(stage)) for stage, _ in jobs]
+        kept = [self.world.from_first(self.kept(stage)) for stage, _ in jobs]
         waiting = [job for job, result in zip(jobs, kept, strict=True) if result is None]
         for number, (stage, work) in enumerate(waiting):
             if number % self.world.size == self.world.rank:
@@ -110,7 +110,7 @@ class StageStore:
             (self.folder / stage.name / _RECORD).unlink(missing_ok=True)
         self.world.gather(None)
 
-    def checkpoint(self, stage: Stage, every_seconds: float, part: str = "standing") -> Checkpoint:
+    def checkpoint(self, stage: Stage, every_seconds: float, part: str = "state") -> Checkpoint:
         """Where this stage keeps how far it is, until it is done."""
         return Checkpoint(
             self._checkpoint_folder(stage) / part, f"{stage.digest} {part}", every_seconds, self.world

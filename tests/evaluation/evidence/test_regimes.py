@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from demo.conflict import make_conflict_rows
-from evaluation.evidence import conflict_point as one_regime
+from evaluation.evidence import conflict_point as one_point
 from evaluation.evidence import conflict_suite as module
-from evaluation.evidence.conflict_point import Outcome, Regime, measure_regime
+from evaluation.evidence.conflict_point import ConflictPoint, Outcome, measure_conflict_point
 from evaluation.evidence.conflict_suite import Dials, Point, regimes
 from evaluation.seed.scoring import Scores
 from tests.stand_ins.tiny_comparison import silent
@@ -41,7 +41,7 @@ def _outcome(**gains: float) -> Outcome:
 
 
 def test_the_dials_are_all_conflicts_by_all_rows_and_then_the_other_ranks_in_the_hardest_corner() -> None:
-    assert [regime.name for regime in Dials((0.0, 0.5, 1.0), (8, 32), (4, 1)).regimes] == [
+    assert [conflict_point.name for conflict_point in Dials((0.0, 0.5, 1.0), (8, 32), (4, 1)).regimes] == [
         "conflict-1-rows-8-rank-4",
         "conflict-0-rows-8-rank-4",
         "conflict-0.5-rows-8-rank-4",
@@ -54,7 +54,7 @@ def test_the_dials_are_all_conflicts_by_all_rows_and_then_the_other_ranks_in_the
 
 def test_a_gain_is_the_rivals_loss_minus_ours() -> None:
     point = Point(
-        Regime(1.0, 8, 4), [_outcome(gradientspace_router=0.25), _outcome(gradientspace_router=0.25)]
+        ConflictPoint(1.0, 8, 4), [_outcome(gradientspace_router=0.25), _outcome(gradientspace_router=0.25)]
     )
     assert point.gain("gradientspace/router", "one-lora/all").mean == pytest.approx(0.25)
     assert point.gain("one-lora/all", "gradientspace/router").mean == pytest.approx(-0.25)
@@ -64,12 +64,12 @@ def test_a_gain_is_the_rivals_loss_minus_ours() -> None:
 def test_the_verdict_counts_wins_and_names_where_no_split_wins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measured(regime: Regime, seed: int, *others: object) -> Outcome:
-        if regime.conflict == 0.5:
+    def measured(conflict_point: ConflictPoint, seed: int, *others: object) -> Outcome:
+        if conflict_point.conflict == 0.5:
             raise TrainingError("too few rows")
-        return _outcome(gradientspace_router=0.2 * regime.conflict, true_skill_router=0.0)
+        return _outcome(gradientspace_router=0.2 * conflict_point.conflict, true_skill_router=0.0)
 
-    monkeypatch.setattr(module, "measure_regime", measured)
+    monkeypatch.setattr(module, "measure_conflict_point", measured)
     dials = Dials((0.0, 0.5, 1.0), (8,), (4, 1))
     first, *_, exhibit = regimes(dials, range(2), _rows, 4, tmp_path, tmp_path, silent())
     assert "1 of 4 regimes measured." in first.notes
@@ -86,10 +86,10 @@ def test_the_verdict_counts_wins_and_names_where_no_split_wins(
 def test_a_tiny_regime_end_to_end_gives_every_method_the_same_row_visits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = one_regime._recipe
+    made = one_point._recipe
 
-    def tiny(regime: Regime, seed: int, base: Path, rows: Path) -> Recipe:
-        recipe = made(regime, seed, base, rows)
+    def tiny(conflict_point: ConflictPoint, seed: int, base: Path, rows: Path) -> Recipe:
+        recipe = made(conflict_point, seed, base, rows)
         router = RouterSection(encoder=str(save_encoder(tmp_path / "encoder")), max_tokens=64)
         changes = {
             "router": router,
@@ -98,9 +98,11 @@ def test_a_tiny_regime_end_to_end_gives_every_method_the_same_row_visits(
         }
         return recipe.model_copy(update=changes)
 
-    monkeypatch.setattr(one_regime, "_recipe", tiny)
+    monkeypatch.setattr(one_point, "_recipe", tiny)
     base = save_base(tmp_path / "base")
-    outcome = measure_regime(Regime(1.0, 8, 2), 0, _rows, 3, base, tmp_path / "regime", silent())
+    outcome = measure_conflict_point(
+        ConflictPoint(1.0, 8, 2), 0, _rows, 3, base, tmp_path / "conflict_point", silent()
+    )
     assert len(set(outcome.visits.values())) == 1
     assert all(len(scores.loss) == 12 for scores in outcome.scores.values())
     assert set(outcome.scores) == {
@@ -112,4 +114,4 @@ def test_a_tiny_regime_end_to_end_gives_every_method_the_same_row_visits(
         ),
     }
     assert -1 <= outcome.skill_cosine <= 1
-    assert not (tmp_path / "regime" / "gradients").exists()
+    assert not (tmp_path / "conflict_point" / "gradients").exists()

@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from tests.stand_ins.thread_world import together
 from tests.stand_ins.tiny_model import PAD, PlantedSource, no_checkpoint, tiny_llama, with_adapter
 from training.clusters import assignment
-from training.clusters.assignment import Assignment, Comparison, assign, compare_rows
+from training.clusters.assignment import Assignment, ComparedRows, assign, compare_rows
 from training.gradients.row_gradients import RowGradients
 from training.gradients.source import Compared, Recomputed
 from training.progress import Advance, ignore_progress
@@ -38,7 +38,7 @@ def assigned(
     cosines[np.arange(n), nearest] = 0.9
     norms = np.arange(1, n + 1, dtype=float)
     marks = np.array(counted if counted is not None else [True] * n)
-    return assign(Comparison(cosines, norms, np.full(n, 0.75)), marks, min_rows)
+    return assign(ComparedRows(cosines, norms, np.full(n, 0.75)), marks, min_rows)
 
 
 def test_the_nearest_centroid_the_margin_and_the_norm(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def planted() -> tuple[Tensor, Tensor]:
     return gradients, normalize(torch.randn(K, D, generator=generator), dim=1)
 
 
-def check(found: Comparison, planted: tuple[Tensor, Tensor]) -> None:
+def check(found: ComparedRows, planted: tuple[Tensor, Tensor]) -> None:
     gradients, centroids = planted
     expected = normalize(gradients, dim=1).double() @ centroids.double().T
     assert found.cosines == pytest.approx(expected.numpy(), abs=1e-6)
@@ -196,7 +196,7 @@ def test_killed_and_resumed_by_one_process_or_several(
     monkeypatch.setattr(assignment, "_PIECE_ROWS", 8)
     gradients, centroids = planted
 
-    def work(world: World, dies_at: int = 10**9) -> tuple[Comparison, int, int]:
+    def work(world: World, dies_at: int = 10**9) -> tuple[ComparedRows, int, int]:
         source, advanced = Mortal(gradients), list[int]()
         source.world, source.dies_at = world, dies_at
         at = Checkpoint(tmp_path / "at", "digest", 0.0, world)

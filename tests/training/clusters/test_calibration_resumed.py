@@ -17,7 +17,7 @@ from tests.stand_ins.thread_world import together
 from tests.stand_ins.tiny_model import PlantedSource
 from training.clusters.centroids import Calibrated
 from training.progress import Advance, ignore_progress
-from training.stages.checkpoint import Checkpoint, Standing
+from training.stages.checkpoint import Checkpoint, SavedState
 from training.stages.processes import World
 
 
@@ -128,13 +128,13 @@ def test_a_checkpoint_holds_all_of_the_state(tmp_path: Path) -> None:
     """Also the labels, this epoch's and the last one's: churn is counted from them."""
     at = Checkpoint(tmp_path, "digest", 0.0, World())
     run(planted_gradients(0.4), SECTION.model_copy(update={"max_epochs": 1}), checkpoint=at)
-    standing = at.load()
-    assert isinstance(standing, Standing)
-    assert standing.facts["done"] == 0
-    labels = standing.tensors["labels"].numpy()
-    assert np.bincount(labels, minlength=K).tolist() == standing.facts["epochs"][0]["sizes"]
-    assert torch.equal(standing.tensors["labels"], standing.tensors["labels_before"])
-    assert torch.equal(standing.tensors["centroids"], standing.tensors["before"])
+    saved = at.load()
+    assert isinstance(saved, SavedState)
+    assert saved.facts["done"] == 0
+    labels = saved.tensors["labels"].numpy()
+    assert np.bincount(labels, minlength=K).tolist() == saved.facts["epochs"][0]["sizes"]
+    assert torch.equal(saved.tensors["labels"], saved.tensors["labels_before"])
+    assert torch.equal(saved.tensors["centroids"], saved.tensors["before"])
 
 
 class SharedOut(PlantedSource):

@@ -169,7 +169,7 @@ def test_what_a_checkpoint_brings_back_goes_on_bit_for_bit(kind: str, before: in
     cache, given = make(kind)(ALONE), batches(100, 4)
     for labels, unit in given[:before]:
         cache.insert(labels, everything(labels), unit)
-    facts, tensors = cache.standing()
+    facts, tensors = cache.saved_state()
     Checkpoint(tmp_path / "at", "digest", 0.0, ALONE).save(json.loads(json.dumps(facts)), tensors)
     kept = Checkpoint(tmp_path / "at", "digest", 0.0, ALONE).load()
     assert kept is not None

@@ -17,7 +17,7 @@ from tests.stand_ins.tiny_model import ROOT, PlantedSource, dozen_rows
 from training.clusters.gram import ProbeGradients
 from training.errors import TrainingError
 from training.memory import machine
-from training.memory.machine import Room, measure_room
+from training.memory.machine import Budget, measure_budget
 from training.memory.micro_batch import micro_batch_memory
 from training.memory.model_shape import ModelShape, read_shape
 from training.memory.plan import Plan, RowCounts, count_rows, draft_plan, plan_stage_two
@@ -41,7 +41,7 @@ def smol(tmp_path_factory: pytest.TempPathFactory) -> ModelShape:
 def planned(shape: ModelShape, memory: float, disk: float = 0, processes: int = 1, **choices: Any) -> Plan:
     """Plan with budgets in GB."""
     section = ClustersSection(**({"k": 7} | choices))
-    return plan_stage_two(shape, section, ROWS, Room(int(memory * GB), int(disk * GB), processes))
+    return plan_stage_two(shape, section, ROWS, Budget(int(memory * GB), int(disk * GB), processes))
 
 
 def test_the_figures_are_the_designs(smol: ModelShape) -> None:
@@ -140,7 +140,7 @@ def test_what_does_not_fit_names_figure_budget_and_option(
 
 
 def test_a_draft_has_its_figures_even_if_nothing_fits(smol: ModelShape) -> None:
-    made = draft_plan(smol, ClustersSection(), ROWS, Room(1, 1))
+    made = draft_plan(smol, ClustersSection(), ROWS, Budget(1, 1))
     assert made.dimension == 976_896
     assert made.shortfall
 
@@ -177,13 +177,13 @@ def test_budgets_come_from_the_machine_if_none_is_given(
     limit = tmp_path / "memory.max"
     limit.write_text("1000000000\n")
     monkeypatch.setattr(machine, "_CGROUPS", (tmp_path / "none", limit))
-    room = measure_room(None, None, tmp_path / "not" / "there" / "yet")
-    assert room.memory_bytes == 600_000_000
-    assert room.disk_bytes > 0
-    assert room.resident_bytes > 50_000_000
+    budget = measure_budget(None, None, tmp_path / "not" / "there" / "yet")
+    assert budget.memory_bytes == 600_000_000
+    assert budget.disk_bytes > 0
+    assert budget.resident_bytes > 50_000_000
     limit.write_text("max\n")
-    assert measure_room(None, None, tmp_path).memory_bytes > GB
-    given = measure_room(3 << 20, 0, tmp_path)
+    assert measure_budget(None, None, tmp_path).memory_bytes > GB
+    given = measure_budget(3 << 20, 0, tmp_path)
     assert (given.memory_bytes, given.disk_bytes) == (3 << 20, 0)
 
 

@@ -16,7 +16,7 @@ from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase, Traine
 
 from training.errors import RecipeError, TrainingError
 from training.models.base_model import BaseModel, find_base
-from training.models.finetune import Fit, Schedule, Tuned, finetune, load_adapter, new_adapter
+from training.models.finetune import Fit, Schedule, Tuned, finetune_lora, load_adapter, new_adapter
 from training.models.loss_curves import plan_validation, validation_loss
 from training.models.reporters import Reporting, reporters
 from training.progress import ignore_progress
@@ -36,7 +36,7 @@ class Tuner:
 
     def __call__(self, model: PeftModel, save_to: Path, schedule: Schedule = QUICK, **changes: Any) -> Tuned:
         settings = {"rows": self.rows, "seed": 0, "advance": ignore_progress} | changes
-        return finetune(model, self.tokenizer, schedule=schedule, save_to=save_to, **settings)
+        return finetune_lora(model, self.tokenizer, schedule=schedule, save_to=save_to, **settings)
 
     def fresh(self, seed: int = 0) -> PeftModel:
         return new_adapter(self.base, LORA, seed)

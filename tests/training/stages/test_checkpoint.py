@@ -13,7 +13,7 @@ import torch
 
 from tests.stand_ins.thread_world import together
 from tests.stand_ins.tiny_model import ROOT
-from training.stages.checkpoint import Checkpoint, Standing, _checksum
+from training.stages.checkpoint import Checkpoint, SavedState, _checksum
 from training.stages.processes import World
 
 FACTS = {"done": 64, "epochs": [{"drift": 0.1 + 0.2, "sizes": [1, 2]}]}
@@ -27,10 +27,10 @@ TENSORS = {
 def checkpoint(
     folder: Path, digest: str = "soup", every: float = 0.0, world: World | None = None
 ) -> Checkpoint:
-    return Checkpoint(folder / "deep" / "standing", digest, every, world or World())
+    return Checkpoint(folder / "deep" / "state", digest, every, world or World())
 
 
-def same(found: Standing | None, facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> bool:
+def same(found: SavedState | None, facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> bool:
     return (
         found is not None
         and found.facts == facts
@@ -174,7 +174,7 @@ except TrainingError as error:
 def test_no_room_to_save_is_said_and_costs_nothing(room: int, file: str, tmp_path: Path) -> None:
     """A real limit on what a process may write; the tensors (4 kB), or after them the state, don't fit."""
     script = LITTLE_ROOM if file[0] != "." else LITTLE_ROOM.replace("torch.ones(1000)", "torch.ones(1)")
-    folder = tmp_path / "deep" / "standing"
+    folder = tmp_path / "deep" / "state"
     done = subprocess.run(
         [sys.executable, "-c", script, str(folder), str(room)],
         cwd=ROOT, capture_output=True, text=True, check=False,
@@ -209,7 +209,7 @@ def test_processes_save_together_and_each_reads_its_own(tmp_path: Path) -> None:
         at.save({"rank": world.rank, "again": True}, own(world.rank + 10))
 
     together(3, save)
-    assert len(list((tmp_path / "deep" / "standing").iterdir())) == 4
+    assert len(list((tmp_path / "deep" / "state").iterdir())) == 4
     for rank, found in enumerate(together(3, lambda world: checkpoint(tmp_path, world=world).load())):
         assert same(found, {"rank": 0, "again": True}, own(rank + 10))
 
@@ -223,7 +223,7 @@ def test_another_number_of_processes_starts_over(size: int, tmp_path: Path) -> N
 @pytest.mark.parametrize("damaged", [0, 2])
 def test_one_process_without_its_part_means_none_goes_on(damaged: int, tmp_path: Path) -> None:
     together(3, lambda world: checkpoint(tmp_path, world=world).save({}, own(world.rank)))
-    (file,) = tmp_path.glob(f"deep/standing/*-{damaged}.safetensors")
+    (file,) = tmp_path.glob(f"deep/state/*-{damaged}.safetensors")
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
     assert together(3, lambda world: checkpoint(tmp_path, world=world).load()) == [None] * 3
 

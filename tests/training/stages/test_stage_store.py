@@ -152,10 +152,10 @@ def test_a_stages_standing_is_kept_until_it_is_done(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="burnt"):
         store.run(SOUP, burnt)
     again = store_in(tmp_path)
-    standing, lid = again.checkpoint(SOUP, 0.0).load(), again.checkpoint(SOUP, 0.0, "lid").load()
-    assert standing is not None
+    saved, lid = again.checkpoint(SOUP, 0.0).load(), again.checkpoint(SOUP, 0.0, "lid").load()
+    assert saved is not None
     assert lid is not None
-    assert (standing.facts, lid.facts) == ({"stirred": 3}, {"stirred": 4})
+    assert (saved.facts, lid.facts) == ({"stirred": 3}, {"stirred": 4})
     assert again.checkpoint(STEW, 0.0).load() is None
     assert again.checkpoint(Stage("soup", "", {"water": 2}), 0.0).load() is None
     again.run(SOUP, cook)

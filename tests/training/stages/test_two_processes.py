@@ -109,7 +109,7 @@ def test_a_lost_process_ends_the_run_with_a_message_and_nothing_is_lost(
         "the same command goes on from there" in ended.stderr
     ), ended.stderr[-3000:]
     assert not (tmp_path / "two/stages/centroids").exists()
-    assert (tmp_path / "two/stages/.centroids.checkpoint/standing/state.json").is_file()
+    assert (tmp_path / "two/stages/.centroids.checkpoint/state/state.json").is_file()
     again = torchrun(two, tmp_path / "again.log")
     assert again.returncode == 0, again.stderr[-3000:]
     # It went on behind the last checkpoint: two epochs of batches (and two more orders), but not from the first.
