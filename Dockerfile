@@ -27,6 +27,8 @@ COPY bundle/ bundle/
 COPY router/ router/
 COPY service/ service/
 COPY cli/ cli/
+COPY gradientspace/ gradientspace/
+COPY deploy/wheel/ deploy/wheel/
 RUN /opt/gradientspace/bin/pip install --no-deps --no-build-isolation . \
     && /opt/gradientspace/bin/pip uninstall --yes pip
 # Triton, which runs the LoRA kernels, compiles one C module when it first meets a GPU: here, so that no later stage

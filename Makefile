@@ -2,7 +2,8 @@
 # make test    sets everything up, checks style and types, runs every test that takes seconds
 # Ctrl-C or SIGTERM ends what a target started; every line below is one process, so the signal reaches it.
 
-PYTHON ?= python3.11
+# Which Python; none: the first of 3.11, 3.12, 3.13 that is there.
+PYTHON ?=
 HOST ?= 127.0.0.1
 PORT ?= 8000
 DEMO := runs/demo

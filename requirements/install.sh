@@ -5,14 +5,21 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=.venv
 torch_version=2.13.0
-python=${PYTHON:-python3.11}
 stamp=$venv/installed.sha256
 
 wanted=$(cat requirements/cpu.lock requirements/install.sh pyproject.toml | sha256sum | cut -d' ' -f1)
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then exit 0; fi
 
-if ! command -v "$python" >/dev/null; then
-    echo "setup: $python was not found. Install Python 3.11, or name one: make setup PYTHON=/path/to/python3.11" >&2
+# The one that was named, else the first that is there. A name can be there and start nothing (pyenv's are so).
+python=
+for candidate in ${PYTHON:-python3.11 python3.12 python3.13 python3}; do
+    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+        python=$candidate
+        break
+    fi
+done
+if [ -z "$python" ]; then
+    echo "setup: no Python 3.11, 3.12 or 3.13 was found${PYTHON:+ as $PYTHON}. Install one, or name it: make setup PYTHON=/path/to/python3" >&2
     exit 1
 fi
 say() { printf '\n== %s\n' "$*"; }

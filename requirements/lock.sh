@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Remakes the lock files: exact pins with hashes for Python 3.11 on x86-64 Linux.
+# Remakes the lock files: exact pins with hashes for Python 3.11 on x86-64 Linux. Resolved for 3.12 and 3.13 they came
+# out the same (December 2026), and the hashes are of every wheel of a version, so cpu.lock serves all three.
 #   cpu.lock         what `make setup` installs: training, serving on a CPU, tests
 #   serve-cpu.lock   what the CPU image installs: no training, no tests
 #   serve-cuda.lock  what the CUDA image installs, torch and CUDA's libraries included

@@ -17,6 +17,9 @@ from bundle.manifest import RoutedTextRule, RouterKind
 from training.errors import RecipeError
 from training.recipe_values import Section, Size, plain_yaml
 
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+"""In a checkout as in an installation."""
+
 
 def _choice(default: Any, tag: str, why: str, **limits: Any) -> Any:
     return Field(default=default, description=why, json_schema_extra={"tag": tag}, **limits)
@@ -242,6 +245,15 @@ class Recipe(Section):
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
 
+def find_recipe(path: Path) -> Path:
+    """Return the file that is meant: `path` if it is there, else the recipe of that name that comes along.
+
+    So `demo` and `recipes/demo.yaml` name the project's own from any folder.
+    """
+    own = RECIPES / path.with_suffix(".yaml").name
+    return own if not path.exists() and path.parent in (Path(), Path("recipes")) and own.is_file() else path
+
+
 def read_recipe(path: Path | None, given: dict[str, Any], overrides: list[str]) -> Recipe:
     """As `read_recipe_of`, of one training run."""
     return read_recipe_of(Recipe, path, given, overrides)
@@ -260,8 +272,14 @@ def read_recipe_of(
     """
     tree: dict[str, Any] = {}
     if path is not None:
+        path = find_recipe(path)
         try:
             tree = plain_yaml(path.read_text(encoding="utf-8")) or {}
+        except FileNotFoundError as error:
+            along = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
+            raise RecipeError(
+                f"The recipe {path} can't be read: there is no such file. These come along: {along}."
+            ) from error
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise RecipeError(f"The recipe {path} can't be read: {error}") from error
         if not isinstance(tree, dict):

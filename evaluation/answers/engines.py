@@ -149,7 +149,7 @@ def _started(folder: str, rank: int, base: BaseModel, log: Path) -> Iterator[sub
     with log.open("a", encoding="utf-8") as said:
         worker = subprocess.Popen(
             [
-                *(sys.executable, "-m", "evaluation.answers.vllm_worker", folder),
+                *(sys.executable, "-m", f"{__package__}.vllm_worker", folder),
                 *("--dtype", base.record.dtype, "--max-rank", str(rank)),
             ],
             stdin=subprocess.PIPE,

@@ -70,7 +70,7 @@ def engine_args(
     parser.set_defaults(use_tqdm_on_load=False)
     if current_platform.is_cpu():
         parser.set_defaults(enforce_eager=True, kv_cache_memory_bytes=_kv_cache_bytes())
-        parser.set_defaults(worker_extension_cls="service.engine.lora_on_cpu.LoraOnCpu")
+        parser.set_defaults(worker_extension_cls=f"{__package__}.lora_on_cpu.LoraOnCpu")
     reserved = (*_FIXED_BY_MANIFEST, *_OF_VLLMS_OWN_SERVER)
     args = parser.parse_args(list(flags), Namespace(**dict.fromkeys(reserved, _NOT_GIVEN)))
     _refuse_reserved(args)

@@ -80,4 +80,7 @@ def test_the_wheel_carries_every_file_that_is_no_module() -> None:
         for path in (ROOT / room).rglob("*.*"):
             inside = str(path.relative_to(ROOT / room))
             if path.is_file() and path.suffix not in (".py", ".pyc"):
-                assert any(fnmatch(inside, pattern) for pattern in named.get(room, [])), path
+                assert any(
+                    fnmatch(inside, pattern)
+                    for pattern in [*named["*"], *named.get(f"gradientspace.{room}", [])]
+                ), path

@@ -260,3 +260,17 @@ def test_a_recipe_survives_json_and_yaml(tmp_path: Path) -> None:
 def test_every_recipe_of_the_project_parses(path: Path) -> None:
     recipe = read_recipe(path, GIVEN, [])
     assert any(tag == "recipe" for *_, tag, _ in resolved_values(recipe))
+
+
+@pytest.mark.parametrize("name", ["demo", "demo.yaml", "recipes/demo.yaml", "recipes/demo"])
+def test_the_projects_recipes_are_found_from_any_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_recipe(Path(name), {}, []) == read_recipe(ROOT / "recipes" / "demo.yaml", {}, [])
+    (tmp_path / "demo.yaml").write_text("seed: 7\n")
+    assert read_recipe(Path("demo.yaml"), GIVEN, []).seed == 7  # one's own comes first
+
+
+def test_a_recipe_that_is_not_there_names_those_that_come_along(tmp_path: Path) -> None:
+    assert "there is no such file. These come along: demo, table1." in refusal(tmp_path / "demo.yaml")
