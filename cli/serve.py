@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_origin
 
 import typer
 from pydantic_core import PydanticUndefined
@@ -66,11 +66,12 @@ def _parameters() -> list[inspect.Parameter]:
 def _option(name: str) -> Any:
     """Return the annotation of a setting's option; its default is left to the settings class."""
     field = Settings.model_fields[name]
-    default = "" if field.default in (None, PydanticUndefined) else f" (default: {field.default})"
+    default = "" if field.default in (None, (), PydanticUndefined) else f" (default: {field.default})"
     flag = flag_of(name)
     declared = f"{flag}/--no-{flag[2:]}" if field.annotation is bool else flag
     option = typer.Option(declared, help=f"{field.description}{default}", show_default=False)
-    return Annotated[field.annotation | None, option]  # type: ignore[operator]
+    kind = str if get_origin(field.annotation) is tuple else field.annotation  # the settings split it
+    return Annotated[kind | None, option]  # type: ignore[operator]
 
 
 _DECLARED = _parameters()

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import errors
+from service import errors, headers
 from service.dispatch.dispatch import Dispatch
 from service.layers.auth import Access, Authentication
 from service.layers.body_limit import BodyLimit
@@ -69,6 +70,7 @@ def build_app(
     if settings.playground:
         app.include_router(playground.router)
     app.router.default = dispatch
+    app.add_middleware(HeadAsGet)
     app.add_middleware(Shortcut, dispatch=dispatch)
     app.add_middleware(
         BodyLimit,
@@ -78,6 +80,14 @@ def build_app(
     )
     app.add_middleware(Authentication, access=access, on_refused=metrics.rejected.labels("unauthorized").inc)
     app.add_middleware(Observation, metrics=metrics, tracer=tracer)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "HEAD", "POST"),
+            allow_headers=("*",),
+            expose_headers=(*headers.ON_EVERY_ANSWER, *headers.ON_EVERY_DECISION, "retry-after"),
+        )
     app.add_middleware(RequestIds, bundle_digest=service.bundle.digest)
     return app
 
@@ -86,6 +96,7 @@ def build_metrics_app() -> FastAPI:
     """Return the app of a port that has nothing but `/metrics`."""
     app = _bare_app()
     app.include_router(health.metrics_router)
+    app.add_middleware(HeadAsGet)
     return app
 
 
@@ -110,3 +121,22 @@ class Shortcut:
         """Handle one request."""
         dispatched = scope["type"] == "http" and scope["path"] in ENDPOINTS
         await (self._dispatch if dispatched else self._app)(scope, receive, send)
+
+
+class HeadAsGet:
+    """Pure ASGI: answers HEAD wherever GET is answered, with its headers and without its body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """`app` has the routes."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def bodiless(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        await self._app({**scope, "method": "GET"}, receive, bodiless)

@@ -14,6 +14,7 @@ from service.app import Service, build_app
 from service.dispatch.dispatch import Dispatch
 from service.engine.engine import LoadedBundle, RunningEngine
 from service.engine.request_models import RequestModels
+from service.engine.tool_calls import tool_parser
 from service.layers.auth import Access
 from service.lifecycle.in_flight import InFlight
 from service.lifecycle.lifecycle import Lifecycle
@@ -50,9 +51,11 @@ class Assembly:
         self._metrics = Metrics()
         self._metrics.watch(lambda: not engine.dead, lambda: lifecycle.not_ready_because is None)
         self._reload_metrics = ReloadMetrics()
+        context = engine.max_model_len
         limits = Limits(
-            settings.max_prompt_tokens or engine.max_model_len,
-            settings.max_answer_tokens or engine.max_model_len,
+            context,
+            min(settings.max_prompt_tokens or context, context - 1),  # an answer has one token at least
+            settings.max_answer_tokens or context,
             settings.max_choices,
         )
         self._limits = RequestLimits(limits, engine.tokenizer, self._metrics.rejected)
@@ -101,6 +104,7 @@ class Assembly:
             self._limits,
             lambda: engine.dead,
             self._models,
+            tool_parser(template, engine.args.given_tool_call_parser)[1],
         )
         app = build_app(service, dispatch, self._access, self._metrics, self._settings, self._tracer)
         return Version(bundle, loaded, router, app)

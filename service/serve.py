@@ -128,7 +128,9 @@ async def _serve(
 
     async with contextlib.AsyncExitStack() as stack:
         leftovers = stack.enter_context(contextlib.ExitStack())
-        engine = await stack.enter_async_context(_started(args, bundle, lifecycle))
+        engine = await stack.enter_async_context(
+            _started(args, bundle, lifecycle, settings.max_prompt_tokens)
+        )
         leftovers.callback(end_leftovers, descendants())
         tracer = stack.enter_context(tracing(settings.otlp_endpoint))
         assembly = Assembly(settings, access, engine, lifecycle, tracer)
@@ -139,9 +141,12 @@ async def _serve(
             reloader.serving(versions)
             gc.freeze()  # what the start made stays: no collection has to look through it again
             async with contextlib.AsyncExitStack() as ports:
-                await ports.enter_async_context(listening(versions, sock, settings.send_seconds))
+                main = listening(versions, sock, settings.send_seconds, settings.keep_alive_seconds)
+                await ports.enter_async_context(main)
                 if metrics_sock is not None:
-                    page = listening(build_metrics_app(), metrics_sock)
+                    page = listening(
+                        build_metrics_app(), metrics_sock, keep_alive=settings.keep_alive_seconds
+                    )
                     await ports.enter_async_context(page)
                 lifecycle.serving()
                 signals.serving(on_stop)
@@ -157,7 +162,9 @@ async def _serve(
 
 
 @asynccontextmanager
-async def _started(args: Namespace, bundle: Bundle, lifecycle: Lifecycle) -> AsyncIterator[RunningEngine]:
+async def _started(
+    args: Namespace, bundle: Bundle, lifecycle: Lifecycle, prompt_tokens: int | None
+) -> AsyncIterator[RunningEngine]:
     """Start the engine and see that it computes what training did.
 
     What vLLM raises while starting becomes one sentence, with its trace if asked for.
@@ -165,7 +172,8 @@ async def _started(args: Namespace, bundle: Bundle, lifecycle: Lifecycle) -> Asy
     async with contextlib.AsyncExitStack() as stack:
         try:
             with console.ticking("engine starting, usually 10-60 s"):
-                engine = await stack.enter_async_context(running_engine(args, lifecycle.engine_died))
+                starting = running_engine(args, lifecycle.engine_died, prompt_tokens)
+                engine = await stack.enter_async_context(starting)
             await _check_fingerprints(engine, bundle)
         except BundleError:
             raise

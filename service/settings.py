@@ -29,11 +29,13 @@ from service.logs import LogFormat
 from service.usage_error import UsageError
 
 Keys = tuple[SecretStr, ...]
+Origins = tuple[str, ...]
 ENV_PREFIX = "GRADIENTSPACE_"
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
 SECRETS = ("api_key", "admin_key")
 """They have no flag: every user of a machine can read its command lines."""
-_KEY_SEPARATORS = re.compile(r"[\s,]+")
+_SEPARATORS = re.compile(r"[\s,]+")
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/]+")
 _ARGUMENTS = {"bundle": "argument", "engine_flags": "arguments after --"}
 _OF_THE_TESTS = (f"{ENV_PREFIX}TEST_", f"{ENV_PREFIX}SHARED")  # what tests are told, no settings
 
@@ -110,8 +112,17 @@ class Settings(BaseModel):
         gt=0,
         description="How long a client may read nothing of its answer; then it is hung up on.",
     )
+    keep_alive_seconds: float = Field(  # ours: longer than proxies keep one (nginx and AWS 60, Google 600)
+        default=620, gt=0, description="How long a connection stays open for another request."
+    )
+    cors_origins: Origins = Field(  # ours: no page of another site reads answers unless that was asked for
+        default=(),
+        description="Sites whose pages may ask, separated by commas: https://chat.example.com, or * for all.",
+    )
     max_prompt_tokens: int | None = Field(  # ours: the engine's own bound is exact and enough
-        default=None, ge=1, description="Largest prompt in tokens. (default: the model's context)"
+        default=None,
+        ge=1,
+        description="Largest prompt in tokens, template included. (default: the model's context)",
     )
     max_answer_tokens: int | None = Field(  # ours: as for the prompt
         default=None, ge=1, description="Largest `max_tokens`. (default: the model's context)"
@@ -150,10 +161,19 @@ class Settings(BaseModel):
     def _split_flags(cls, value: object) -> object:
         return tuple(shlex.split(value)) if isinstance(value, str) else value
 
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: object) -> object:
+        origins = tuple(filter(None, _SEPARATORS.split(value))) if isinstance(value, str) else value
+        for origin in origins if isinstance(origins, list | tuple) else ():
+            if not isinstance(origin, str) or not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin: give scheme and host, https://chat.example.com")
+        return origins
+
     @field_validator(*SECRETS, mode="before")
     @classmethod
     def _split_keys(cls, value: object) -> object:
-        keys = tuple(filter(None, _KEY_SEPARATORS.split(value))) if isinstance(value, str) else value
+        keys = tuple(filter(None, _SEPARATORS.split(value))) if isinstance(value, str) else value
         if keys == ():  # an empty secret must not open the door
             raise ValueError("there is no key in it")
         return keys

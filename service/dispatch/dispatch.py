@@ -25,6 +25,7 @@ from service.errors import (
     BadRequestError,
     ServiceError,
     ServiceUnavailableError,
+    reshaped,
 )
 from service.lifecycle.in_flight import InFlight
 from service.request.decision import Decided, Decider
@@ -33,6 +34,7 @@ from service.request.limits import RequestLimits
 from service.request.names import Target
 from service.request.refused_fields import accepted_body
 from service.request.routed_text import RequestTexts, prompt_count
+from service.request.tools import check_tools
 from service.telemetry.metrics import Metrics
 from service.telemetry.record import CLIENT_LEFT, RequestRecord, record_of
 
@@ -54,10 +56,15 @@ class Dispatch:
         limits: RequestLimits,
         engine_is_dead: Callable[[], bool],
         models: RequestModels,
+        calls_known: bool,
     ) -> None:
-        """`inner` is vLLM's app, which answers 500 where `engine_is_dead`; `models` are what its routes take."""
+        """`inner` is vLLM's app, which answers 500 where `engine_is_dead`; `models` are what its routes take.
+
+        `calls_known`: whether it recognises calls of tools that the model makes of its own accord.
+        """
         self._inner = inner
         self._models = models
+        self._calls_known = calls_known
         self._decider = decider
         self._texts = texts
         self._metrics = metrics
@@ -70,12 +77,14 @@ class Dispatch:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1003})
             return
-        answer = Answer(send, self._explain_death)
+        answer = Answer(send, scope["path"])
         try:
             endpoint = endpoint_of(scope["method"], scope["path"])
             await self._admit(endpoint, scope, receive, answer)
         except ServiceError as error:
             await answer.fail(error, scope, receive)
+        finally:
+            record_of(scope).failed_with = answer.failed_with
 
     async def _admit(self, endpoint: Endpoint, scope: Scope, receive: Receive, answer: Answer) -> None:
         """Read the body and answer it, if there is a place; who sends slowly holds none meanwhile."""
@@ -106,8 +115,9 @@ class Dispatch:
         client: Client,
         answer: Answer,
     ) -> None:
-        body = accepted_body(endpoint, scope, raw)
-        await self._limits.check(endpoint, body)
+        body = self._models.coerced(endpoint, accepted_body(endpoint, scope, raw))
+        check_tools(endpoint, body, self._calls_known)
+        self._limits.check(endpoint, body)
         target = self._named(body)
         if target is not None:
             decided = self._decider.named(target, prompt_count(endpoint, body))
@@ -144,26 +154,47 @@ class Dispatch:
         """Have the engine answer `body` with one target."""
         body = body | {"model": target.engine_name}
         raw = json.dumps(body).encode()
-        answer = Answer(send, partial(self._explain, incoming.endpoint.path, body))
+        answer = Answer(send, incoming.endpoint.path, partial(self._explain, incoming.endpoint, body))
         playback = Playback(raw, receive, answer)
         scope = with_body(incoming.scope, raw)
         generation = incoming.record.begin_generation(target, scope)
         try:
             await self._inner(scope, playback, generation.usage.watching(answer))
         except Exception as error:
-            if (answer.status or 500) >= 500:  # else a mistake was answered, and is raised once more
+            known = self._explain_raised(incoming.endpoint, body, error)
+            if known is None and not answer.finished:  # else it was answered, and is raised once more
                 _log.exception("vLLM's app raised")
-            await answer.fail(error, incoming.scope, receive)
+            await answer.fail(known or error, incoming.scope, receive)
         finally:
-            code = CLIENT_LEFT if playback.client_left else str(answer.status or _ENDED_BEFORE_IT_BEGAN)
+            code = answer.failed_with or str(answer.status or _ENDED_BEFORE_IT_BEGAN)
+            code = CLIENT_LEFT if playback.client_left else code
             incoming.record.end_generation(generation, code, answer.first_event_at)
 
-    def _explain(self, path: str, body: dict[str, Any], status: int, error: bytes) -> ServiceError | None:
+    def _explain(
+        self, endpoint: Endpoint, body: dict[str, Any], status: int, error: bytes
+    ) -> ServiceError | None:
         """Return whose fault an error of the engine is, if it is not what the engine says."""
         death = self._explain_death(status, error)
         if death is not None or status not in _MAY_BE_A_MISTAKE:
             return death
-        return self._models.mistake(path, body, error)
+        return self._models.mistake(endpoint, body, error)
+
+    def _explain_raised(
+        self, endpoint: Endpoint, body: dict[str, Any], error: Exception
+    ) -> ServiceError | None:
+        """Return what a client is told of an exception of vLLM's app, None: that there was one.
+
+        Its streams raise what its other answers say.
+        """
+        answered = self._models.answer_to(error)
+        if answered is None:
+            return self._explain_death(500, b"")
+        status, said = answered
+        known = self._explain(endpoint, body, status, said)
+        if known is None and status < 500:
+            shaped = reshaped(status, said)["error"]
+            known = BadRequestError(shaped["message"], shaped["param"])
+        return known
 
     def _explain_death(self, status: int, error: bytes) -> ServiceError | None:
         return ServiceUnavailableError(ENGINE_DIED) if status >= 500 and self._engine_is_dead() else None

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import Message, Receive, Send
 
 from service.dispatch.incoming import Incoming
@@ -35,7 +35,7 @@ class _Part:
     """Where its prompts stand in the client's list."""
     messages: asyncio.Queue[Message | None] = field(default_factory=lambda: asyncio.Queue(maxsize=8))
     """What the engine answers, None at the end; bounded, so a slow client slows the engine's stream."""
-    status: int = 500
+    start: Message = field(default_factory=lambda: {"type": "http.response.start", "status": 500})
     ended: bool = False
     unread: bool = False
     """Nobody reads any more, so what still comes is thrown away."""
@@ -57,7 +57,7 @@ class _Part:
         if first is None:
             self.ended = True
         else:
-            self.status = first["status"]
+            self.start = first
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the answer's body as it comes."""
@@ -97,7 +97,8 @@ async def answer_prompt_list(incoming: Incoming, run: Run, receive: Receive, sen
     try:
         failed = await _first_failure(parts)
         if failed is not None:
-            await Response(await failed.whole(), failed.status)(incoming.scope, receive, send)
+            await send(failed.start)
+            await send({"type": "http.response.body", "body": await failed.whole()})
         elif incoming.body.get("stream"):
             events = _interleaved(parts, n, _answer_id(incoming))
             await StreamingResponse(events, media_type="text/event-stream")(
@@ -123,7 +124,7 @@ async def _first_failure(parts: list[_Part]) -> _Part | None:
         while waiting:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for part in [waiting.pop(task) for task in done]:
-                if part.status >= 400:
+                if part.start["status"] >= 400:
                     return part
         return None
     finally:

@@ -15,6 +15,7 @@ from bundle.fingerprints import TOP_TOKENS
 from bundle.manifest import CHAT_TEMPLATE_FILE, Manifest
 from bundle.read import Bundle
 from router.chat_template import ChatTemplate
+from service.engine.tool_calls import tool_parser
 from service.errors import UsageError
 
 _GIB = 1024**3
@@ -77,7 +78,13 @@ def engine_args(
     _refuse_blind(args)
     for name in reserved:
         setattr(args, name, parser.get_default(name))
-    vars(args).update(_from_manifest(bundle, base))
+    args.given_tool_call_parser = args.tool_call_parser
+    if args.enable_auto_tool_choice and not _calls_known(bundle, args.given_tool_call_parser):
+        raise UsageError(
+            "Engine flag --enable-auto-tool-choice needs --tool-call-parser with it: the bundle's chat template does "
+            "not say how its model writes a call"
+        )
+    vars(args).update(_from_manifest(bundle, base) | _tool_calls(bundle, args.given_tool_call_parser))
     if max_answer_tokens is not None:
         args.override_generation_config = {"max_new_tokens": max_answer_tokens}
     try:
@@ -150,7 +157,8 @@ def args_for(bundle: Bundle, running: Namespace) -> Namespace:
             f"The new bundle adapts {', '.join(sorted(modules))}, and the engine was started for adapters of "
             f"{', '.join(running.lora_target_modules)}. Restart the service to serve it"
         )
-    return Namespace(**vars(running) | _of_bundle(bundle))
+    of_bundle = _of_bundle(bundle) | _tool_calls(bundle, running.given_tool_call_parser)
+    return Namespace(**vars(running) | of_bundle)
 
 
 def _from_manifest(bundle: Bundle, base: Path) -> dict[str, Any]:
@@ -186,6 +194,15 @@ def _of_bundle(bundle: Bundle) -> dict[str, Any]:
             for record in manifest.adapters
         ],
     }
+
+
+def _calls_known(bundle: Bundle, given: str | None) -> bool:
+    return tool_parser(bundle.chat_template.read_text(encoding="utf-8"), given)[1]
+
+
+def _tool_calls(bundle: Bundle, given: str | None) -> dict[str, Any]:
+    parser, _ = tool_parser(bundle.chat_template.read_text(encoding="utf-8"), given)
+    return {"tool_call_parser": parser, "enable_auto_tool_choice": True}
 
 
 def _chat_template(bundle: Bundle) -> str:

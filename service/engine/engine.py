@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from starlette.datastructures import State
 from starlette.types import ASGIApp
 
+from service.engine.context_length import bound_prompts
+from service.engine.doors import make_alike
 from service.request.endpoints import ENDPOINTS
 
 if TYPE_CHECKING:
@@ -125,8 +127,12 @@ class RunningEngine:
 
 
 @asynccontextmanager
-async def running_engine(args: Namespace, on_death: Callable[[], None]) -> AsyncIterator[RunningEngine]:
+async def running_engine(
+    args: Namespace, on_death: Callable[[], None], prompt_tokens: int | None = None
+) -> AsyncIterator[RunningEngine]:
     """Start the engine with every adapter loaded, and end all its processes on the way out.
+
+    A prompt may have as many tokens as leave room for an answer, and no more than `prompt_tokens`.
 
     Starting blocks the event loop for as long as it takes. vLLM names no stable interface for this;
     these five names changed by 0 to 41 lines between its last two releases.
@@ -138,6 +144,8 @@ async def running_engine(args: Namespace, on_death: Callable[[], None]) -> Async
     from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
     from vllm.entrypoints.launchers.app import build_app
 
+    make_alike()
+    bound_prompts(prompt_tokens)
     async with build_async_engine_client(args) as client:
         tasks = await client.get_supported_tasks()
         inner = build_app(args, tasks, client.model_config)

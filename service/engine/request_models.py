@@ -11,19 +11,23 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from http import HTTPStatus
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.routing import BaseRoute
 
-from service.errors import BadRequestError
+from service.errors import CONTEXT_LENGTH, BadRequestError, ContextLengthError, reshaped
 from service.request.constraints import constraints
-from service.request.endpoints import ENDPOINTS
+from service.request.endpoints import ENDPOINTS, Endpoint
 
 _log = logging.getLogger(__name__)
 _LONGEST = 300
 _GAVE_UP = b'"Internal server error"'
 """What vLLM says if it gives up one request in the middle; a dead engine says something else."""
+_OF_GRAMMARS = ("Grammar error", "Failed to", "Invalid grammar", "Invalid JSON schema", "Unimplemented keys")
+_ALREADY_STARTED = "Caught handled exception, but response already started"
+"""What Starlette raises from an error that it would have answered, had no stream begun."""
 _CLASS_NAME = re.compile(r" or (?:an )?instance of \w+")
 _TYPE_NAMES = {"str", "int", "float", "bool", "bytes", "list", "dict", "tuple", "set", "none"}
 _SAY_LEAST = ("literal_error", "model_type", "missing", "string_type")
@@ -36,18 +40,66 @@ class RequestModels:
     def __init__(self, engine_routes: Sequence[BaseRoute]) -> None:
         """`engine_routes` are those of vLLM's app."""
         self._models: dict[str, TypeAdapter[Any]] = {}
+        self._values: dict[tuple[str, bool], dict[str, TypeAdapter[Any]]] = {}
         for route in engine_routes:
             dependant = getattr(route, "dependant", None)
             if getattr(route, "path", None) in ENDPOINTS and dependant is not None:
                 (parameter,) = dependant.body_params
-                self._models[route.path] = TypeAdapter(parameter.field_info.annotation)  # type: ignore[attr-defined]
+                annotation = parameter.field_info.annotation
+                self._models[route.path] = TypeAdapter(annotation)  # type: ignore[attr-defined]
+                for model in get_args(annotation) or (annotation,):
+                    key = (route.path, "messages" in model.model_fields)  # type: ignore[attr-defined]
+                    self._values[key] = _plain_values(model)
 
-    def mistake(self, path: str, body: Mapping[str, Any], error: bytes) -> BadRequestError | None:
-        """Return what is wrong with a body for the endpoint `path`, or None if it is not to blame.
+    def coerced(self, endpoint: Endpoint, body: dict[str, Any]) -> dict[str, Any]:
+        """Return the body with the values that the engine reads: a number from "5", no from "false".
+
+        Whoever looks at a field after this, a limit for example, sees what the engine will use. Conversations,
+        tools and other objects are left as they are.
+
+        Raises:
+            BadRequestError: the engine can't read a value.
+
+        """
+        values = self._values.get((endpoint.path, "messages" in body)) or self._values.get(
+            (endpoint.path, "messages" not in body), {}
+        )
+        read = dict(body)
+        for name, adapter in values.items():
+            if name not in body:
+                continue
+            try:
+                read[name] = adapter.validate_python(body[name])
+            except ValidationError as error:
+                raise _first(error, name) from error
+            except Exception as error:
+                if isinstance(parameter := getattr(error, "parameter", None), str):
+                    raise BadRequestError(str(error.args[0]) if error.args else name, parameter) from error
+                raise BadRequestError(f"{name}: the engine can't read this value", name) from error
+        return read
+
+    def mistake(self, endpoint: Endpoint, body: Mapping[str, Any], error: bytes) -> BadRequestError | None:
+        """Return what is wrong with a body for the endpoint, or None if it is not to blame.
 
         `error` is what the engine answered.
         """
-        return self._refused(path, body) or _constraint(body, error)
+        if CONTEXT_LENGTH.encode() in error:  # `context_length` says it, and knows nothing of fields
+            return ContextLengthError(reshaped(400, error)["error"]["message"], _prompt_field(endpoint, body))
+        return self._refused(endpoint.path, body) or _constraint(body, error) or _named(endpoint, body, error)
+
+    def answer_to(self, error: Exception) -> tuple[int, bytes] | None:
+        """Return status and body that vLLM answers an exception with, None: it knows nothing of it."""
+        while isinstance(error, ExceptionGroup) or str(error).startswith(_ALREADY_STARTED):
+            inner = error.exceptions[0] if isinstance(error, ExceptionGroup) else error.__cause__
+            if not isinstance(inner, Exception):
+                break
+            error = inner
+        if not self._models:
+            return None  # no vLLM is here
+        from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
+
+        answer = create_error_response(error)
+        return answer.error.code, answer.model_dump_json().encode()
 
     def _refused(self, path: str, body: Mapping[str, Any]) -> BadRequestError | None:
         model = self._models.get(path)
@@ -89,14 +141,59 @@ def _constraint(body: Mapping[str, Any], error: bytes) -> BadRequestError | None
     )
 
 
-def _first(error: ValidationError) -> BadRequestError:
-    """Return the error that says most, without the type names of pydantic's inside."""
+def _plain_values(model: type[BaseModel]) -> dict[str, TypeAdapter[Any]]:
+    """Return the fields of a model that hold numbers, texts, truth values, or lists and maps of these."""
+    return {
+        name: TypeAdapter(Annotated[field.annotation, *field.metadata, None])  # type: ignore[arg-type]
+        for name, field in model.model_fields.items()
+        if _is_plain(field.annotation)
+    }
+
+
+def _is_plain(annotation: Any) -> bool:
+    if annotation in (str, int, float, bool, type(None)) or get_origin(annotation) is Literal:
+        return True
+    inner = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return _is_plain(inner[0])
+    return bool(inner) and all(map(_is_plain, inner))
+
+
+def _prompt_field(endpoint: Endpoint, body: Mapping[str, Any]) -> str:
+    if endpoint.reads == "prompt_or_messages":
+        return "messages" if "messages" in body else "prompt"
+    return endpoint.reads
+
+
+def _named(endpoint: Endpoint, body: Mapping[str, Any], error: bytes) -> BadRequestError | None:
+    """Return a 400 of the engine with the field that is wrong, where it names none or another."""
+    shaped = reshaped(400, error)["error"]
+    message, param = shaped["message"], shaped["param"]
+    if f'"code":{HTTPStatus.BAD_REQUEST}' not in error.decode().replace(" ", ""):
+        return None
+    if param == "logprobs" and "top_logprobs" in body:
+        return BadRequestError(message, "top_logprobs")
+    if param in body:
+        return None
+    first = re.match(r"\W*(\w+)", message)
+    if first is not None and first[1] in body:
+        return BadRequestError(message, first[1])
+    if message.startswith(_OF_GRAMMARS) and (fields := list(constraints(body))):
+        return BadRequestError(message, fields[0])
+    if message.startswith("Token id "):
+        return BadRequestError(message, _prompt_field(endpoint, body))
+    return None
+
+
+def _first(error: ValidationError, field: str = "") -> BadRequestError:
+    """Return the error that says most, without the type names of pydantic's inside; `field` holds what was read."""
     found = error.errors(include_url=False, include_input=False)
     best = min(found, key=lambda one: (one["type"] in _SAY_LEAST, -len(one["loc"])))
     cause = best.get("ctx", {}).get("error")
     steps = [step for step in best["loc"] if isinstance(step, int) or _is_field(step)]
-    inside = ["messages"] if steps and isinstance(steps[0], int) else []  # the only list it reads late
-    param = getattr(cause, "parameter", None) or ".".join(str(step) for step in [*inside, *steps])
+    # the only list it reads late
+    inside = ["messages"] if steps and isinstance(steps[0], int) else []
+    param = field or getattr(cause, "parameter", None) or ".".join(str(step) for step in [*inside, *steps])
     message = str(cause.args[0]) if isinstance(cause, Exception) and cause.args else best["msg"]
     message = _CLASS_NAME.sub("", message)
     where = "" if param and message.startswith(param) else f"{param or 'body'}: "

@@ -12,7 +12,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from service.errors import UsageError
-from service.http_server.protocol import SEND_SECONDS, HttpProtocol
+from service.http_server.protocol import KEEP_ALIVE_SECONDS, SEND_SECONDS, HttpProtocol
 
 _LINGER_SECONDS = 2  # ours: for clients that have not sent all of a request, or not read all of an answer
 
@@ -48,9 +48,15 @@ def bound_socket(host: str, port: int, setting: str) -> socket.socket:
 
 @asynccontextmanager
 async def listening(
-    app: ASGIApp, sock: socket.socket, send_seconds: float = SEND_SECONDS
+    app: ASGIApp,
+    sock: socket.socket,
+    send_seconds: float = SEND_SECONDS,
+    keep_alive: float = KEEP_ALIVE_SECONDS,
 ) -> AsyncIterator[None]:
-    """Answer on the port for the block, and close it afterwards; a client may read nothing for `send_seconds`."""
+    """Answer on the port for the block, and close it afterwards.
+
+    A client may read nothing for `send_seconds`, and an idle connection stays open for `keep_alive` seconds.
+    """
     server = _HttpServer(
         uvicorn.Config(
             app,
@@ -60,6 +66,7 @@ async def listening(
             log_config=None,  # its lines go where ours go
             access_log=False,  # `request_log` says more
             server_header=False,
+            timeout_keep_alive=keep_alive,  # type: ignore[arg-type]  # a timer's seconds, whole or not
             timeout_graceful_shutdown=_LINGER_SECONDS,
         )
     )

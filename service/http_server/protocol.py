@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import Any
 
 import httptools
+from starlette.types import Message, Send
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -21,6 +22,8 @@ HEAD_SECONDS = 60.0
 """anchor:nginx, `client_header_timeout`: all headers of a request, from the connection or else their first byte."""
 SEND_SECONDS = 60.0
 """anchor:nginx, `send_timeout`: how long a client may read nothing of an answer that waits for it."""
+KEEP_ALIVE_SECONDS = 620.0
+"""ours: how long an idle connection stays; longer than proxies keep theirs (nginx and AWS 60, Google 600)."""
 MAX_HEAD_BYTES = 65_536
 """anchor:uvicorn, its bound with h11: request line and headers together, and what stands around a body's pieces."""
 MAX_FIELDS = 256  # ours: browsers and proxies send some dozens
@@ -223,6 +226,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._body_left = None if chunked else int(lengths[0]) if lengths else 0
         self._in_head = False
         super().on_headers_complete()
+        if version == "1.0":
+            self.cycle.send = _until_closed(self.cycle, self.cycle.send)
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
@@ -311,3 +316,20 @@ class HttpProtocol(HttpToolsProtocol):
         self._unread.clear()
         self.transport.write_eof()
         self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
+
+
+def _until_closed(cycle: Any, send: Send) -> Send:
+    """Return a send channel that ends an answer of unknown length with the connection."""
+    unannounced = False
+
+    async def sending(message: Message) -> None:
+        nonlocal unannounced
+        if message["type"] == "http.response.start":
+            unannounced = all(name.lower() != b"content-length" for name, _ in message.get("headers", ()))
+            if unannounced:
+                cycle.chunked_encoding = False
+        elif unannounced:
+            cycle.expected_content_length = len(message.get("body", b""))
+        await send(message)
+
+    return sending

@@ -17,6 +17,8 @@ class Endpoint:
     path: str
     reads: Reads
     """The field of the body whose text is routed."""
+    generates: bool = True
+    """Whether the engine writes something; what only counts or spells tokens has no limits of its own."""
 
 
 ENDPOINTS: dict[str, Endpoint] = {
@@ -26,9 +28,9 @@ ENDPOINTS: dict[str, Endpoint] = {
         Endpoint("/v1/chat/completions", "messages"),
         Endpoint("/v1/responses", "input"),
         Endpoint("/v1/messages", "messages"),
-        Endpoint("/v1/messages/count_tokens", "messages"),
-        Endpoint("/tokenize", "prompt_or_messages"),
-        Endpoint("/detokenize", "tokens"),
+        Endpoint("/v1/messages/count_tokens", "messages", generates=False),
+        Endpoint("/tokenize", "prompt_or_messages", generates=False),
+        Endpoint("/detokenize", "tokens", generates=False),
     )
 }
 
@@ -49,5 +51,5 @@ def endpoint_of(method: str, path: str) -> Endpoint:
     if endpoint is None:
         raise NotFoundError(f"{method} {path} is not served here")
     if method != "POST":
-        raise MethodNotAllowedError(f"{path} takes POST, not {method}")
+        raise MethodNotAllowedError(f"{path} takes POST, not {method}", "POST")
     return endpoint

@@ -14,8 +14,10 @@ from starlette.types import Scope
 from service.errors import BadRequestError
 from service.request.constraints import check_constraints
 from service.request.content import check_text_only
+from service.request.conversation import check_conversation
 from service.request.endpoints import Endpoint
 from service.request.json_body import check_content_type, parse_object
+from service.request.normal_form import in_normal_form, without_nulls
 
 _STATELESS = "this service keeps no state: send the whole conversation with every request"
 _STORES_NOTHING = "this service stores no answers: leave it out or send false"
@@ -76,7 +78,11 @@ def accepted_body(endpoint: Endpoint, scope: Scope, raw: bytes) -> dict[str, Any
 
     """
     check_content_type(scope)
-    body = without_refused_fields(endpoint, parse_object(raw))
+    body = parse_object(raw)
+    if b"null" in raw:
+        body = without_nulls(body)
+    body = in_normal_form(endpoint, without_refused_fields(endpoint, body))
+    check_conversation(endpoint, body)
     check_text_only(body)
     check_constraints(body)
     return body
@@ -104,8 +110,8 @@ def without_refused_fields(endpoint: Endpoint, body: dict[str, Any]) -> dict[str
     if endpoint.reads == "input":
         _check_response(body)
         kept["store"] = False  # the engine's own default is true
-        if kept.get("truncation", "") is None:
-            del kept["truncation"]  # the engine reads null as a value, and fails on it after generating
+    elif endpoint.path.startswith("/v1/messages"):
+        _check_tools(body, ("custom",))
     return kept
 
 
@@ -117,10 +123,15 @@ def _check_response(body: dict[str, Any]) -> None:
     for place, item in enumerate(items):
         if isinstance(item, dict) and item.get("type") == "item_reference":
             raise BadRequestError(f"An item_reference is not taken here: {_STATELESS}", f"input.{place}")
+    _check_tools(body, ("function", "custom", "namespace"))
+
+
+def _check_tools(body: dict[str, Any], kinds: tuple[str, ...]) -> None:
+    """Check that every tool is one that the client runs itself."""
     tools = body["tools"] if isinstance(body.get("tools"), list) else []
     for place, tool in enumerate(tools):
         kind = tool.get("type") if isinstance(tool, dict) else None
-        if isinstance(kind, str) and kind not in ("function", "custom", "namespace"):
+        if isinstance(kind, str) and kind not in kinds:
             raise BadRequestError(
                 f"A tool of type {kind[:40]!r} is not taken here: {_NOTHING_OUTSIDE}", f"tools.{place}"
             )

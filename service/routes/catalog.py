@@ -14,31 +14,33 @@ _STARTED = int(time.time())
 
 
 @router.get("/v1/models")
-async def models(request: Request) -> dict[str, Any]:
-    """Return every name that `model` may have: routed, base, experts, and each expert's pinned version."""
+async def models(request: Request, versions: bool = False) -> dict[str, Any]:
+    """Return the names that `model` may have: routed, base, experts; with `versions` each expert's version."""
+    names = request.app.state.service.decider.names
+    listed = [AUTO, names.base.name, *(expert.name for expert in names.experts)]
+    if versions:
+        listed += [expert.engine_name for expert in names.experts]
+    return {"object": "list", "data": [_card(request, name) for name in listed]}
+
+
+@router.get("/v1/models/{name:path}")
+async def model(request: Request, name: str) -> dict[str, Any]:
+    """Return one name that `model` may have."""
+    return _card(request, name)
+
+
+def _card(request: Request, name: str) -> dict[str, Any]:
+    """Return what is listed of a name. Raises NotFoundError if nothing has it."""
     service = request.app.state.service
-    names = service.decider.names
-    base = names.base.name
-
-    def card(name: str, parent: str | None, root: str | None = None) -> dict[str, Any]:
-        return {
-            "id": name,
-            "object": "model",
-            "created": _STARTED,
-            "owned_by": "gradientspace",
-            "root": root or name,
-            "parent": parent,
-            "max_model_len": service.max_model_len,
-        }
-
+    target, base = service.decider.names.resolve(name), service.decider.names.base
     return {
-        "object": "list",
-        "data": [
-            card(AUTO, None),
-            card(base, None),
-            *(card(expert.name, base, expert.engine_name) for expert in names.experts),
-            *(card(expert.engine_name, base) for expert in names.experts),
-        ],
+        "id": name,
+        "object": "model",
+        "created": _STARTED,
+        "owned_by": "gradientspace",
+        "root": target.engine_name if target else name,
+        "parent": None if target in (None, base) else base.name,
+        "max_model_len": service.max_model_len,
     }
 
 

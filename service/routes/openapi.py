@@ -16,6 +16,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.routing import BaseRoute
 
 from service import headers
+from service.errors import CONTEXT_LENGTH
 from service.request.endpoints import ENDPOINTS
 from service.request.refused_fields import REFUSED
 
@@ -103,7 +104,7 @@ def _describe(path: str, method: str, operation: dict[str, Any]) -> None:
             "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{_ERROR}"}}},
         }
         for code, text in _STATUSES.items()
-        if method != "get" or code in _OF_A_GET
+        if method != "get" or code in _OF_A_GET or (code == "404" and "{" in path)
     }
     operation["responses"] = success | failures
     for code, answer in operation["responses"].items():
@@ -138,7 +139,10 @@ def _error_schema() -> dict[str, Any]:
             "message": {"type": "string", "description": "What is wrong, where, and what to do"},
             "type": {"type": "string"},
             "param": nullable_text | {"description": "The field of the request, if it is one"},
-            "code": {"type": "integer", "description": "The status"},
+            "code": {
+                "anyOf": [{"type": "integer"}, {"const": CONTEXT_LENGTH}],
+                "description": "The status; of a prompt that is too long a name",
+            },
         },
     }
     return {"type": "object", "required": ["error"], "properties": {"error": error}}

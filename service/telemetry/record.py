@@ -86,6 +86,8 @@ class RequestRecord:
     finished: bool = False
     """Whether the answer left complete."""
     crashed: bool = False
+    failed_with: str | None = None
+    """The code of the error that a stream ended with, after its status had gone out."""
     ended: float = 0.0
 
     def has_body(self) -> None:
@@ -135,11 +137,16 @@ class RequestRecord:
 
     @property
     def code(self) -> str:
-        """The status as clients and metrics name it: 499 if the client left, 500 after a crash."""
+        """How it ended, as clients and metrics name it.
+
+        The status, or the code of a stream's error; 499 if the client left, 500 after a crash.
+        """
         if self.crashed:
             return CRASHED
         if self.status is None or not self.finished:
             return CLIENT_LEFT
+        if self.failed_with is not None:
+            return self.failed_with
         left = any(generation.code == CLIENT_LEFT for generation in self.generations)
         return CLIENT_LEFT if left and self.status < 400 else str(self.status)
 

@@ -35,7 +35,7 @@ PROMPTS = [
 ]
 
 
-ENGINE_FLAGS = ("--", "--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+ENGINE_FLAGS = ()
 
 
 @pytest.fixture(scope="session")

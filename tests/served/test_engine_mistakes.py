@@ -83,7 +83,7 @@ def test_a_constraint_that_would_hold_others_up(http: httpx.Client, path: str, m
     [
         (CHAT, MESSAGES | {"max_tokens": "many"}, "max_tokens"),
         (CHAT, MESSAGES | {"temperature": []}, "temperature"),
-        (CHAT, MESSAGES | {"tools": [{"type": "function"}]}, "tools.0.function"),
+        (CHAT, MESSAGES | {"tools": [{"type": "function"}], "tool_choice": "required"}, "tools.0.function"),
         (CHAT, {"messages": [{"role": "user", "content": [{}]}]}, "messages.0.content.0"),
         (CHAT, {"messages": [{"role": "user", "content": [None]}]}, "messages.0.content.0"),
         (CHAT, {"messages": [{"role": "user", "content": [{"type": "text"}]}]}, None),

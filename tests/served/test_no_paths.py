@@ -64,7 +64,7 @@ def bait(bundle: Bundle, tmp_path: Path) -> Iterator[Bait]:
 @pytest.fixture(autouse=True)
 def nothing_was_opened_or_loaded(bait: Bait, http: httpx.Client) -> Iterator[None]:
     def listed() -> list[str]:
-        return [card["id"] for card in http.get("/v1/models").json()["data"]]
+        return [card["id"] for card in http.get("/v1/models?versions=true").json()["data"]]
 
     bait.template.read_text()
     assert bait.watch.names() == ["template.jinja"], "the watch sees nothing, so this test shows nothing"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import httpx
 import openai as sdk
 import pytest
 from openai import OpenAI
@@ -113,12 +114,24 @@ def test_a_tool_that_has_to_be_called(
     judged(calls[0][1])
 
 
-def test_a_tool_that_may_be_called(openai: OpenAI, asked: dict[str, Any]) -> None:
+def test_a_tool_that_may_be_called_is_refused_where_nobody_knows_how_the_model_calls(
+    openai: OpenAI, http: httpx.Client, asked: dict[str, Any]
+) -> None:
     for more in ({}, {"tool_choice": "auto"}):  # tools without a choice mean auto
-        answer = openai.chat.completions.create(**asked["request"], tools=[JUDGE], **more)
-        assert answer.model == asked["expert"].engine_name
-        assert answer.choices[0].finish_reason in ("stop", "length", "tool_calls")
-        assert answer.choices[0].message.content or answer.choices[0].message.tool_calls
+        with pytest.raises(sdk.BadRequestError, match="--tool-call-parser") as caught:
+            openai.chat.completions.create(**asked["request"], tools=[JUDGE], **more)
+        assert caught.value.param == "tool_choice"
+    flat = {"type": "function", "name": "judge", "parameters": VERDICT}
+    anthropic = {"name": "judge", "input_schema": VERDICT}
+    for path, body in [
+        ("/v1/responses", {"input": "a", "tools": [flat]}),
+        ("/v1/responses", {"input": "a", "tools": [flat], "tool_choice": {"type": "web_search_preview"}}),
+        ("/v1/messages", asked["request"] | {"tools": [anthropic]}),
+        ("/v1/messages", asked["request"] | {"tools": [anthropic], "tool_choice": {"type": "auto"}}),
+    ]:
+        assert http.post(path, json=body).json()["error"]["param"] == "tool_choice"
+    free = openai.chat.completions.create(**asked["request"], tools=[JUDGE], tool_choice="none")
+    assert free.model == asked["expert"].engine_name
 
 
 def test_a_tools_result_goes_back_to_the_expert_that_the_question_was_for(
@@ -130,7 +143,9 @@ def test_a_tools_result_goes_back_to_the_expert_that_the_question_was_for(
         {"role": "assistant", "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "call_1", "content": "yes"},
     ]
-    answer = openai.chat.completions.create(**asked["request"] | {"messages": messages}, tools=[JUDGE])
+    answer = openai.chat.completions.create(
+        **asked["request"] | {"messages": messages}, tools=[JUDGE], tool_choice="none"
+    )
     assert answer.model == asked["expert"].engine_name
 
 

@@ -48,7 +48,16 @@ def document(http: httpx.Client) -> dict[str, Any]:
 
 
 def test_it_lists_what_is_served_and_nothing_else(document: dict[str, Any]) -> None:
-    own = {"/v1/models", "/v1/experts", "/v1/route", "/health", "/health/live", "/health/ready", "/metrics"}
+    own = {
+        "/v1/models",
+        "/v1/models/{name}",
+        "/v1/experts",
+        "/v1/route",
+        "/health",
+        "/health/live",
+        "/health/ready",
+        "/metrics",
+    }
     assert own | set(ENDPOINTS) <= set(document["paths"])
     strange = {path for path in document["paths"] if path not in own | set(ENDPOINTS)}
     assert not {path for path in strange if not path.startswith("/admin/")}, strange

@@ -220,7 +220,7 @@ def test_under_load_every_answer_is_of_one_version_and_none_fails(
 
     assert len(load.said_by_base) == 1
     # The new version, and nothing else: its experts, its chat template, its digest.
-    models = {card["id"] for card in http.get("/v1/models").json()["data"]}
+    models = {card["id"] for card in http.get("/v1/models?versions=true").json()["data"]}
     new, old = following.manifest.experts[0].engine_name, bundle.manifest.experts[0].engine_name
     assert new in models
     assert old not in models

@@ -69,3 +69,35 @@ async def test_requests_for_the_engine_skip_the_search_through_our_routes(
     shortcut: httpx.AsyncClient, method: str, path: str, taken_by: str
 ) -> None:
     assert (await shortcut.request(method, path)).text == taken_by
+
+
+SITE = {"origin": "https://chat.example.com"}
+
+
+async def test_no_page_of_another_site_may_ask_unless_it_is_named() -> None:
+    closed = await request(app_of(Setup(), []), "GET", "/health/ready", headers=SITE)
+    assert not any(name.startswith("access-control") for name in closed.headers)
+    app = app_of(Setup(), ["secret"], cors_origins="https://chat.example.com")
+    asked = SITE | {
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization",
+    }
+    preflight = await request(app, "OPTIONS", "/v1/completions", headers=asked)
+    assert preflight.status_code == 200
+    assert preflight.headers["access-control-allow-origin"] == SITE["origin"]
+    assert "authorization" in preflight.headers["access-control-allow-headers"]
+    refused = await request(app, "POST", "/v1/completions", headers=SITE)
+    assert refused.status_code == 401
+    assert refused.headers["access-control-allow-origin"] == SITE["origin"]
+    assert headers.EXPERT in refused.headers["access-control-expose-headers"]
+    stranger = await request(app, "GET", "/health/ready", headers={"origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in stranger.headers
+
+
+async def test_what_a_path_takes_is_said() -> None:
+    app = app_of(Setup(), [])
+    for method, path, allowed in (("POST", "/health/live", "GET, HEAD"), ("GET", "/v1/completions", "POST")):
+        answer = await request(app, method, path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+        assert path in answer.json()["error"]["message"]
+    assert (await request(app, "HEAD", "/health/live")).content == b""

@@ -32,6 +32,8 @@ EXAMPLES: dict[str, Any] = {
     "max_body_bytes": 1000,
     "body_seconds": 5.0,
     "send_seconds": 30.0,
+    "keep_alive_seconds": 75.0,
+    "cors_origins": "https://a.example, https://b.example:8443",
     "max_prompt_tokens": 100,
     "max_answer_tokens": 200,
     "max_choices": 3,

@@ -24,7 +24,7 @@ from service.request.routed_text import RequestTexts
 from service.telemetry.metrics import Metrics
 from tests.stand_ins.fake_vllm import FakeVllm
 
-LIMITS = Limits(prompt_tokens=64, answer_tokens=100, choices=16)
+LIMITS = Limits(context_tokens=80, prompt_tokens=64, answer_tokens=100, choices=16)
 EXPERTS = ("expert-0", "expert-1", "expert-2")
 JSON = [(b"content-type", b"application/json")]
 
@@ -118,6 +118,7 @@ class Setup:
             limits,
             self.is_dead,
             RequestModels(()),
+            calls_known=True,
         )
         self.app = Observation(self.dispatch, self.metrics, tracer)
 

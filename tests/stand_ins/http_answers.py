@@ -10,11 +10,13 @@ from service import headers
 ERROR_KEYS = {"message", "type", "param", "code"}
 
 
-def check_error(answer: httpx.Response, status: int, kind: str) -> dict[str, object]:
+def check_error(
+    answer: httpx.Response, status: int, kind: str, code: int | str | None = None
+) -> dict[str, object]:
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
     assert set(error) == ERROR_KEYS
-    assert (error["type"], error["code"]) == (kind, status)
+    assert (error["type"], error["code"]) == (kind, code or status)
     assert error["message"]
     for name in headers.ON_EVERY_ANSWER:
         assert answer.headers[name]

@@ -17,10 +17,18 @@ REQUEST = b"GET / HTTP/1.1\r\nhost: t\r\n\r\n"
 SECONDS = 0.3
 
 
+KEEP_ALIVE = 600.0
+
+
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """Answers later than headers may take."""
     if scope["path"] == "/late":
         await asyncio.sleep(2 * SECONDS)
+    if scope["path"] == "/unknown":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"one", "more_body": True})
+        await send({"type": "http.response.body", "body": b"two"})
+        return
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"ok"})
 
@@ -33,7 +41,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 @asynccontextmanager
 async def connected() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     sock = bound_socket("127.0.0.1", 0, "port")
-    async with listening(app, sock):
+    async with listening(app, sock, keep_alive=KEEP_ALIVE):
         reader, writer = await asyncio.open_connection(*sock.getsockname())
         try:
             yield reader, writer
@@ -92,3 +100,25 @@ async def test_what_is_no_http_is_a_400() -> None:
         answer = await rest(reader)
         assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
         assert error_of(answer)["message"] == "The request can't be read as HTTP/1.1"
+
+
+@pytest.mark.parametrize(("path", "announced"), [("/known", True), ("/unknown", False)])
+async def test_a_client_of_http_1_0_gets_no_chunks(path: str, announced: bool) -> None:
+    async with connected() as (reader, writer):
+        writer.write(f"GET {path} HTTP/1.0\r\nhost: t\r\n\r\n".encode())
+        head, _, body = (await rest(reader)).partition(b"\r\n\r\n")
+        assert body == (b"ok" if announced else b"onetwo")
+        assert (b"content-length: 2" in head) == announced
+        assert b"transfer-encoding" not in head
+        assert b"connection: close" in head
+
+
+async def test_an_idle_connection_stays_as_long_as_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.KEEP_ALIVE", 2.0)
+    async with connected() as (reader, writer):
+        writer.write(REQUEST)
+        assert (await asyncio.wait_for(reader.readuntil(b"ok"), 10)).startswith(b"HTTP/1.1 200")
+        await asyncio.sleep(2 * SECONDS)  # longer than headers may take
+        writer.write(REQUEST)
+        assert (await asyncio.wait_for(reader.readuntil(b"ok"), 10)).startswith(b"HTTP/1.1 200")
+        assert await rest(reader) == b"", "it is closed without a word"

@@ -5,7 +5,15 @@ import json
 import pytest
 
 from service import headers
-from service.errors import BadRequestError, NotFoundError, ServiceUnavailableError, error_response, reshaped
+from service.errors import (
+    BadRequestError,
+    ContextLengthError,
+    MethodNotAllowedError,
+    NotFoundError,
+    ServiceUnavailableError,
+    error_response,
+    reshaped,
+)
 
 
 @pytest.mark.parametrize(
@@ -25,17 +33,31 @@ def test_the_table(error: Exception, status: int, kind: str) -> None:
     assert "secret" not in body["message"]
 
 
+def test_only_answers_of_messages_have_the_envelope() -> None:
+    answer = error_response(MethodNotAllowedError("no", "POST"))
+    for path, kept in (("/v1/messages", {"type", "error"}), ("/v1/chat/completions", {"error"})):
+        on_path = answer.on(path)
+        assert set(json.loads(on_path.body)) == kept
+        assert on_path.headers["content-length"] == str(len(on_path.body))
+        assert on_path.headers["allow"] == "POST"
+
+
+def test_a_prompt_that_is_too_long_has_a_code_of_its_own() -> None:
+    answer = error_response(ContextLengthError("prompt is too long", "prompt"))
+    assert answer.status_code == 400
+    assert answer.error["error"]["code"] == "context_length_exceeded"
+
+
 def test_an_anthropic_error_gets_the_missing_keys_and_keeps_its_own() -> None:
     given = {"type": "error", "error": {"type": "NotFoundError", "message": "gone"}}
-    assert json.loads(reshaped(404, json.dumps(given).encode())) == {
-        "type": "error",
+    assert reshaped(404, json.dumps(given).encode()) == {
         "error": {"message": "gone", "type": "NotFoundError", "param": None, "code": 404},
     }
 
 
 @pytest.mark.parametrize("body", [b"Internal Server Error", b"", b"null", b'{"detail": 3}'])
 def test_what_is_no_error_body_becomes_one(body: bytes) -> None:
-    error = json.loads(reshaped(500, body))["error"]
+    error = reshaped(500, body)["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert error["code"] == 500
     assert error["message"]
@@ -43,7 +65,7 @@ def test_what_is_no_error_body_becomes_one(body: bytes) -> None:
 
 def test_a_failure_of_the_engine_is_for_the_log() -> None:
     given = {"error": {"message": "'int' object has no attribute 'get'", "type": "X", "code": 500}}
-    error = json.loads(reshaped(500, json.dumps(given).encode()))["error"]
+    error = reshaped(500, json.dumps(given).encode())["error"]
     assert error["message"] == "Internal error; the service's log says more"
 
 
@@ -59,12 +81,12 @@ def test_a_failure_of_the_engine_is_for_the_log() -> None:
     ],
 )
 def test_what_only_vllms_developers_understand_is_taken_out(said: str, told: str) -> None:
-    error = json.loads(reshaped(400, json.dumps({"error": {"message": said}}).encode()))["error"]
+    error = reshaped(400, json.dumps({"error": {"message": said}}).encode())["error"]
     assert error["message"] == told
 
 
 def test_unauthorized_as_vllm_writes_it() -> None:
-    error = json.loads(reshaped(401, b'{"error": "Unauthorized"}'))["error"]
+    error = reshaped(401, b'{"error": "Unauthorized"}')["error"]
     assert (error["message"], error["code"]) == ("Unauthorized", 401)
 
 

@@ -13,10 +13,10 @@ from prometheus_client import CollectorRegistry
 from starlette.types import Receive, Scope, Send
 
 from service import headers
-from service.errors import BadRequestError
+from service.errors import BadRequestError, ContextLengthError
 from service.lifecycle.shutdown import wait_for_the_end
 from service.request.endpoints import ENDPOINTS
-from service.request.limits import Limits, RequestLimits
+from service.request.limits import RequestLimits
 from service.telemetry.metrics import Metrics
 from tests.stand_ins.dispatch_setup import LIMITS, Letters, Setup
 
@@ -38,18 +38,11 @@ ASKED = {"prompt": "1 hello"}
         ("/v1/completions", {"prompt": ["1", "1" * 65]}, "prompt", "prompt_tokens"),
         ("/v1/completions", {"prompt": [49] * 65}, "prompt", "prompt_tokens"),
         ("/v1/completions", {"prompt": [[49], [49] * 65]}, "prompt", "prompt_tokens"),
-        ("/tokenize", {"prompt": "1" * 65}, "prompt", "prompt_tokens"),
-        ("/detokenize", {"tokens": [49] * 65}, "tokens", "prompt_tokens"),
-        ("/v1/responses", {"input": "1" * 60, "instructions": "1" * 6}, "input", "prompt_tokens"),
-        (
-            "/v1/messages",
-            {"messages": [{"content": "1" * 60}], "system": "12345"},
-            "messages",
-            "prompt_tokens",
-        ),
+        ("/v1/responses", {"input": "1" * 65}, "input", "prompt_tokens"),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "1" * 65}]}, "messages", "prompt_tokens"),
         (
             "/v1/chat/completions",
-            {"messages": [{"role": "u", "content": [{"type": "text", "text": "1" * 65}]}]},
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "1" * 65}]}]},
             "messages",
             "prompt_tokens",
         ),
@@ -65,7 +58,7 @@ async def test_too_much_is_a_400_that_names_the_field_and_the_limit(
     assert error["param"] == param
     limit = {"max_tokens": 100, "n": 16, "prompt_tokens": 64}[reason]
     assert str(limit) in error["message"]
-    assert param in error["message"]
+    assert error["code"] == ("context_length_exceeded" if reason == "prompt_tokens" else 400)
     assert setup.inner.bodies == []
     assert setup.router.seen == [], "it was routed first"
     assert setup.count("rejected_total", reason=reason) == 1
@@ -93,31 +86,47 @@ async def test_what_is_no_number_is_left_to_the_engine() -> None:
     assert len(setup.inner.bodies) == 5
 
 
-async def test_only_a_prompt_that_may_be_too_long_is_tokenised() -> None:
-    class Counting(Letters):
-        seen: list[int] = []  # noqa: RUF012 (the tokenizer is copied, its class is not)
+LONG = "1" * 65
+CONVERSATION = [
+    {"role": "system", "content": LONG, "name": LONG},
+    {"role": "user", "content": "1", "id": LONG},
+    {"role": "assistant", "content": "a", "reasoning_content": LONG, "tool_calls": [{"id": LONG}]},
+    {"role": "tool", "content": LONG, "tool_call_id": LONG},
+    {"role": "user", "content": f"1{' ' * 65}"},
+]
 
-        def encode(self, text: str, add_special_tokens: bool) -> list[int]:
-            self.seen.append(len(text))
-            return [0] * (len(text) // 2)
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": CONVERSATION, "metadata": {"a": LONG}, "unknown": LONG}),
+        ("/v1/messages", {"messages": [CONVERSATION[1]], "system": LONG, "metadata": {"user_id": LONG}}),
+        ("/v1/responses", {"input": "1", "instructions": LONG, "user": LONG}),
+        ("/v1/responses", {"input": LONG, "truncation": "auto"}),
+        ("/v1/completions", {"prompt": LONG, "truncate_prompt_tokens": 8}),
+        ("/tokenize", {"prompt": LONG, "max_tokens": 10_000}),
+        ("/tokenize", {"messages": [{"role": "user", "content": LONG}]}),
+        ("/detokenize", {"tokens": [49] * 65}),
+        ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": LONG}]}),
+    ],
+    ids=str,
+)
+async def test_nothing_is_refused_that_the_engine_may_take(path: str, body: dict[str, Any]) -> None:
+    setup = Setup()
+    limits = RequestLimits(LIMITS, Letters(), setup.metrics.rejected)
+    limits.check(ENDPOINTS[path], body)
+    assert setup.count("rejected_total", reason="prompt_tokens") == 0
+
+
+async def test_a_text_is_only_too_long_if_no_tokens_are_long_enough() -> None:
+    class Pairs(Letters):
         def get_vocab(self) -> dict[str, int]:
             return {"aa": 0}
 
-    limits = RequestLimits(LIMITS, Counting(), Metrics(CollectorRegistry()).rejected)
-    endpoint = ENDPOINTS["/v1/completions"]
-    await limits.check(endpoint, {"prompt": "1" * 16})  # 64 bytes at most
-    assert Counting.seen == []
-    await limits.check(endpoint, {"prompt": "1" * 128})
-    assert Counting.seen == [128]
-    with pytest.raises(BadRequestError):
-        await limits.check(endpoint, {"prompt": "1" * 129})  # longer than 64 of the longest
-    assert Counting.seen == [128]
-
-
-async def test_a_lone_surrogate_can_be_counted() -> None:
-    limits = RequestLimits(Limits(3, 1, 1), Letters(), Metrics(CollectorRegistry()).rejected)
-    await limits.check(ENDPOINTS["/v1/completions"], {"prompt": "\ud800ab"})
+    limits = RequestLimits(LIMITS, Pairs(), Metrics(CollectorRegistry()).rejected)
+    limits.check(ENDPOINTS["/v1/completions"], {"prompt": "1" * 128})
+    with pytest.raises(ContextLengthError, match="at least 65 tokens > 64 maximum"):
+        limits.check(ENDPOINTS["/v1/completions"], {"prompt": "1" * 129})
 
 
 def streaming(setup: Setup, count: int) -> list[asyncio.Task[httpx.Response]]:
