@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from cli.diagnose import diagnose
+from training.progress import Narrator
+from training.stages.processes import World
+from training.stages.store import Stage, StageStore
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "demo" / "base"
@@ -112,8 +116,13 @@ def test_a_run_names_its_own_base_rows_and_adapter(
 ) -> None:
     recipe = {"base": {"model": str(BASE)}, "data": {"files": [str(data)]}}
     (tmp_path / "run.json").write_text(json.dumps({"recipe": recipe}), encoding="utf-8")
-    (tmp_path / "stages").mkdir()
-    (tmp_path / "stages" / "warmup").symlink_to(adapters["fresh"])
+    store = StageStore(tmp_path / "stages", Narrator(), World())
+
+    def warm_up(folder: Path) -> dict[str, Any]:
+        shutil.copytree(adapters["fresh"], folder, dirs_exist_ok=True)
+        return {}
+
+    store.run(Stage("warmup", "Stage I", {}), warm_up)
     done = run("--run", tmp_path, "--rows", "2", "--json")
     assert done.exit_code == 1
     assert checks_of(done)["B is warmed up"]["value"] == 0
