@@ -1,4 +1,7 @@
-"""A whole report with a number in every part, small enough to know them all."""
+"""A whole report with a number in every part, small enough to know them all.
+
+Its form is that of the report of a real run: tests/training/test_report_form.py holds it to that, key by key.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +31,10 @@ def small_report(**changes: Any) -> dict[str, Any]:
     halves = {
         "splits": 20, "one_cluster": _band(0.1111),
         "by_k": [
-            {"k": 2, "silhouette": _band(0.55), "held_out": _band(0.2222), "agreement": _band(0.88),
-             "won": {"paper": 0.35, "held_out": 0.9}},
-            {"k": 3, "silhouette": _band(0.5), "held_out": _band(0.1999), "agreement": _band(0.44),
-             "won": {"paper": 0.65, "held_out": 0.1}},
+            {"k": 2, "silhouette": _band(0.55), "routed": _band(0.2222), "agreement": _band(0.88),
+             "won": {"paper": 0.35, "routed": 0.9}},
+            {"k": 3, "silhouette": _band(0.5), "routed": _band(0.1999), "agreement": _band(0.44),
+             "won": {"paper": 0.65, "routed": 0.1}},
         ],
     }  # fmt: skip
     layers = "base_model.model.model.layers"
@@ -42,7 +45,7 @@ def small_report(**changes: Any) -> dict[str, Any]:
             "unusable": [{"origin": "mine.jsonl:7", "reason": "it has no <b>response</b>"}],
         },
         "spectrum": {
-            "k": 2, "rule": "held_out", "components": 2, "grid": grid, "halves": halves,
+            "k": 2, "rule": "routed", "components": 2, "grid": grid, "halves": halves,
             "singular_values": [2.0, 1.0, 0.5, 0.5, 0.1, 0.1],
             "first_direction_share": 0.727, "distinguishable": True, "warnings": [],
         },
@@ -92,3 +95,28 @@ def small_report(**changes: Any) -> dict[str, Any]:
 
 def _band(mean: float) -> dict[str, float]:
     return {"mean": mean, "low": mean - 0.01, "high": mean + 0.01}
+
+
+def _measured(agreement: float) -> dict[str, Any]:
+    return {"agreement": agreement, "low": 0.81, "high": 0.89, "macro_f1": 0.777, "ece": 0.0352, "rows": 1500}
+
+
+def judged_router(**changes: Any) -> dict[str, Any]:
+    """Return the router's part as a run with everything switched on has it."""
+    return {
+        **small_report()["router"],
+        **{"kind": "semantic", "precision": "int8", "fitted_rows": 1490, "threshold": None},
+        **{"target_agreement": None, "coverage": None},
+        "quality": _measured(0.8512),
+        "kinds": {"semantic": _measured(0.8523), "keyword": _measured(0.6178)},
+        "curve": [{"coverage": 0.35, "agreement": 0.9767, "confidence": 0.913}],
+        "coverage_at": [{"target": 0.99, "coverage": 0.123}, {"target": 0.999, "coverage": None}],
+        "int8": {
+            **{"unchanged": 0.9961, "rows": 2990, "kept": True, "needed": 0.995},
+            **{"first": None, "reason": None},
+        },
+        "cascade_found": {
+            **{"share": 0.4321, "agreement": 0.9964, "lost": 0.0007, "reason": None},
+            "curve": [{"share": 0.5, "agreement": 0.9912}],
+        },
+    } | changes

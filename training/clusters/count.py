@@ -48,8 +48,8 @@ class ClusterStart:
         """Return what the report says of the choice.
 
         `halves` holds, per K, the mean over random halves of the probe and its 5 % and 95 % quantiles of the
-        silhouette, of the routed cosine (`held_out`) and of the agreement between the halves, and in which
-        share of the splits this K had the highest silhouette (`won.paper`) and routed cosine (`won.held_out`).
+        silhouette, of the routed cosine (`routed`) and of the agreement between the halves, and in which
+        share of the splits this K had the highest silhouette (`won.paper`) and routed cosine (`won.routed`).
         """
         energy = np.square(self.singular_values)
         return {
@@ -202,10 +202,10 @@ def _figure(values: Matrix) -> str:
 def _spread(halves: Halves) -> dict[str, Any]:
     measures = {
         "silhouette": halves.silhouettes,
-        "held_out": halves.routed,
+        "routed": halves.routed,
         "agreement": halves.agreement,
     }
-    won = {"paper": halves.silhouettes.argmax(1), "held_out": halves.routed.argmax(1)}  # [S]
+    won = {"paper": halves.silhouettes.argmax(1), "routed": halves.routed.argmax(1)}  # [S]
     return {
         "splits": len(halves.one_cluster),
         "one_cluster": _quantiles(halves.one_cluster),

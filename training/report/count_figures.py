@@ -39,12 +39,12 @@ def silhouettes(spectrum: dict[str, Any]) -> str:
         )
 
 
-def held_out_cosines(spectrum: dict[str, Any]) -> str:
-    """Held-out cosine against K over random halves of the probe, against one cluster for all; K's own is ringed."""
+def routed_cosines(spectrum: dict[str, Any]) -> str:
+    """Routed cosine against K over random halves of the probe, against one cluster for all; K's own is ringed."""
     halves, chosen = spectrum["halves"], spectrum["k"]
-    with Drawing("held-out", 2.7) as drawing:
+    with Drawing("routed", 2.7) as drawing:
         axes = drawing.axes[0]
-        _band(axes, halves["by_k"], "held_out", ACCENT)
+        _band(axes, halves["by_k"], "routed", ACCENT)
         one = halves["one_cluster"]["mean"]
         axes.axhline(one, color=MUTED, lw=1, ls="--")
         axes.annotate(
@@ -56,14 +56,14 @@ def held_out_cosines(spectrum: dict[str, Any]) -> str:
             ha="right",
             color=MUTED,
         )
-        by_k = {each["k"]: each["held_out"]["mean"] for each in halves["by_k"]}
+        by_k = {each["k"]: each["routed"]["mean"] for each in halves["by_k"]}
         if chosen in by_k:
             _ring(axes, chosen, by_k[chosen])
         axes.set_title("cosine of unseen rows with the centroid they are routed to")
         _mark_ks(axes, spectrum)
         best = max(by_k, key=lambda k: (by_k[k], -k))
         return drawing.svg(
-            f"Held-out cosine for each K: K = {chosen} was taken; the highest mean is {by_k[best]:.4f} at K = {best}, "
+            f"Routed cosine for each K: K = {chosen} was taken; the highest mean is {by_k[best]:.4f} at K = {best}, "
             f"one cluster for all has {one:.4f}."
         )
 
@@ -76,16 +76,16 @@ def redrawn(spectrum: dict[str, Any]) -> str:
         _band(left, halves["by_k"], "agreement", ACCENT)
         left.set_title("agreement of halves")
         ks = [each["k"] for each in halves["by_k"]]
-        for side, rule, colour in ((-0.2, "held_out", ACCENT), (0.2, "paper", SECOND)):
+        for side, rule, colour in ((-0.2, "routed", ACCENT), (0.2, "paper", SECOND)):
             share = [100 * each["won"][rule] for each in halves["by_k"]]
             right.bar([k + side for k in ks], share, width=0.38, color=colour)
         right.set_title("best in % of splits")
         for axes in drawing.axes:
             _mark_ks(axes, spectrum)
-        held_out, paper = (_favourite(halves["by_k"], rule) for rule in ("held_out", "paper"))
+        routed, paper = (_favourite(halves["by_k"], rule) for rule in ("routed", "paper"))
         return drawing.svg(
-            f"Over {halves['splits']} random splits of the probe, the held-out cosine favours K = {held_out['k']} in "
-            f"{100 * held_out['won']['held_out']:.0f} percent of them and the silhouette K = {paper['k']} in "
+            f"Over {halves['splits']} random splits of the probe, the routed cosine favours K = {routed['k']} in "
+            f"{100 * routed['won']['routed']:.0f} percent of them and the silhouette K = {paper['k']} in "
             f"{100 * paper['won']['paper']:.0f} percent."
         )
 

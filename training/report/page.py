@@ -68,7 +68,7 @@ def draw_figures(report: dict[str, Any]) -> dict[str, str]:
     if len({point["k"] for point in spectrum["grid"]}) > 1:
         figures["grid"] = count_figures.silhouettes(spectrum)
     if spectrum.get("halves"):
-        figures["held_out"] = count_figures.held_out_cosines(spectrum)
+        figures["routed"] = count_figures.routed_cosines(spectrum)
         figures["redrawn"] = count_figures.redrawn(spectrum)
     if clusters.get("margins"):
         figures["margins"] = report_figures.margins(clusters["margins"])

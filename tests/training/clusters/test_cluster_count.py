@@ -178,7 +178,7 @@ def test_the_summary_has_all_figures_and_is_json() -> None:
     assert start.halves is not None
     measures = {
         "silhouette": start.halves.silhouettes,
-        "held_out": start.halves.routed,
+        "routed": start.halves.routed,
         "agreement": start.halves.agreement,
     }
     for place, line in enumerate(halves["by_k"]):
@@ -189,8 +189,8 @@ def test_the_summary_has_all_figures_and_is_json() -> None:
             assert ordered[0] <= found["low"] <= ordered[1]
             assert ordered[-2] <= found["high"] <= ordered[-1]
         best = start.halves.routed.max(1)
-        assert line["won"]["held_out"] == pytest.approx((start.halves.routed[:, place] == best).mean())
-    for rule in ("paper", "held_out"):
+        assert line["won"]["routed"] == pytest.approx((start.halves.routed[:, place] == best).mean())
+    for rule in ("paper", "routed"):
         assert sum(line["won"][rule] for line in halves["by_k"]) == pytest.approx(1)
 
 

@@ -6,14 +6,13 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from jinja2 import UndefinedError
 
-from tests.stand_ins.small_report import small_report
+from tests.stand_ins.small_report import judged_router, small_report
 from training.clusters.assignment import Assignment
 from training.clusters.facts import cluster_by_source, cluster_facts, write_assignments
 from training.report.report import write_report
@@ -101,7 +100,7 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     names = (
         "singular",
         "grid",
-        "held_out",
+        "routed",
         "redrawn",
         "convergence",
         "margins",
@@ -257,32 +256,8 @@ def test_a_number_that_json_can_not_hold_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "report").exists()
 
 
-def _measured(agreement: float) -> dict[str, Any]:
-    return {"agreement": agreement, "low": 0.81, "high": 0.89, "macro_f1": 0.777, "ece": 0.0352, "rows": 1500}
-
-
-def _router(**changes: Any) -> dict[str, Any]:
-    return {
-        **small_report()["router"],
-        **{"kind": "semantic", "precision": "int8", "fitted_rows": 1490, "threshold": None},
-        **{"target_agreement": None, "coverage": None},
-        "quality": _measured(0.8512),
-        "kinds": {"semantic": _measured(0.8523), "keyword": _measured(0.6178)},
-        "curve": [{"coverage": 0.35, "agreement": 0.9767, "confidence": 0.913}],
-        "coverage_at": [{"target": 0.99, "coverage": 0.123}, {"target": 0.999, "coverage": None}],
-        "int8": {
-            **{"unchanged": 0.9961, "rows": 2990, "kept": True, "needed": 0.995},
-            **{"first": None, "reason": None},
-        },
-        "cascade_found": {
-            **{"share": 0.4321, "agreement": 0.9964, "lost": 0.0007, "reason": None},
-            "curve": [{"share": 0.5, "agreement": 0.9912}],
-        },
-    } | changes
-
-
 def test_the_page_says_how_the_router_was_judged(tmp_path: Path) -> None:
-    write_report(tmp_path, small_report(router=_router()))
+    write_report(tmp_path, small_report(router=judged_router()))
     page = " ".join((tmp_path / "report.html").read_text().split())
     for said in (
         "the right cluster for 85.1 % of 1,500 held-out rows (95 % Wilson interval 81.0 % to 89.0 %)",
@@ -301,22 +276,22 @@ def test_the_page_says_how_the_router_was_judged(tmp_path: Path) -> None:
 def test_the_page_says_what_int8_answers_before_float32(tmp_path: Path) -> None:
     int8 = {"unchanged": 0.984, "rows": 2990, "kept": False, "needed": 0.995, "reason": None}
     first = {"threshold": 0.3, "share": 0.961, "unchanged": 0.9975, "rows": 1500}
-    write_report(tmp_path / "first", small_report(router=_router(int8=int8 | {"first": first})))
+    write_report(tmp_path / "first", small_report(router=judged_router(int8=int8 | {"first": first})))
     page = " ".join((tmp_path / "first" / "report.html").read_text().split())
     assert "It answers the 96.1 % of the rows that its margin says it is sure of" in page
     assert "99.75 % of 1,500 decisions stay" in page
     left = int8 | {"first": None, "reason": "it is sure of 83.0% only, less than 95%"}
-    write_report(tmp_path / "left", small_report(router=_router(int8=left)))
+    write_report(tmp_path / "left", small_report(router=judged_router(int8=left)))
     page = " ".join((tmp_path / "left" / "report.html").read_text().split())
     assert "As a first reader before float32 it is not used either: it is sure of 83.0% only" in page
 
 
 def test_the_page_says_why_there_is_no_cascade_and_no_abstention(tmp_path: Path) -> None:
-    found = _router()["cascade_found"] | {"reason": "it would answer only 3.0 % of the rows"}
+    found = judged_router()["cascade_found"] | {"reason": "it would answer only 3.0 % of the rows"}
     write_report(
         tmp_path,
         small_report(
-            router=_router(cascade_found=found, int8=None, precision="float32", target_agreement=0.99)
+            router=judged_router(cascade_found=found, int8=None, precision="float32", target_agreement=0.99)
         ),
     )
     page = " ".join((tmp_path / "report.html").read_text().split())

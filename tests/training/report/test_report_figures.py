@@ -26,7 +26,7 @@ def test_every_part_has_its_figure(figures: dict[str, str]) -> None:
         *(
             "singular",
             "grid",
-            "held_out",
+            "routed",
             "redrawn",
             "convergence",
             "margins",
@@ -75,7 +75,7 @@ def test_numbers_are_said_in_the_label(figures: dict[str, str]) -> None:
     assert "highest is 0.6123 at K = 2, the lowest 0.2000" in figures["grid"]
     assert (
         "K = 2 was taken; the highest mean is 0.2222 at K = 2, one cluster for all has 0.1111"
-        in figures["held_out"]
+        in figures["routed"]
     )
     assert "favours K = 2 in 90 percent of them and the silhouette K = 3 in 65 percent" in figures["redrawn"]
     assert "drift is 0.01000 and 2.00 percent" in figures["convergence"]
