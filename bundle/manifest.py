@@ -38,14 +38,17 @@ _SUM_TOLERANCE = 1e-3
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class BaseRecord(_Record):
     """The one base model whose weights every adapter was trained on."""
 
     id: str = Field(description="hub id or folder, as training was given it")
-    name: str = Field(description="what clients call it: the hub id, or the folder's last part")
+    name: str = Field(
+        pattern=r"^[^\x00-\x1f\x7f]+$",  # it stands in headers and in log lines
+        description="what clients call it: the hub id, or the folder's last part",
+    )
     revision: str | None = None
     dtype: str = Field(description="dtype it was trained and must be served in, e.g. float32")
     weights_sha256: str

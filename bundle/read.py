@@ -13,6 +13,7 @@ from bundle.adapter import largest_rank
 from bundle.digests import ADAPTER_WEIGHTS, adapter_digest, file_sha256
 from bundle.errors import BundleError
 from bundle.fingerprints import FINGERPRINTS_FILE, Fingerprints
+from bundle.finite import not_finite
 from bundle.manifest import (
     ADAPTER_FILES,
     CHAT_TEMPLATE_FILE,
@@ -29,6 +30,8 @@ ROUTER_INT8 = f"{ROUTER_FOLDER}/model.int8.onnx"
 HUB_FILES = frozenset({".gitattributes"})
 """What a model hub puts into every repository; nothing here reads it."""
 _HUB_DOWNLOADS = ".cache/huggingface"
+_UNREADABLE = (OSError, SafetensorError, ValueError, TypeError, KeyError, IndexError, RecursionError)
+"""What reading a damaged file can raise: cut off, of another form, nested without end, tensors without dimensions."""
 _TRAIN_AGAIN = "Copy the bundle again from where it was made, or train it again"
 
 
@@ -79,6 +82,8 @@ def read_bundle(path: Path | str) -> Bundle:
     _verify_files(folder, manifest)
     _verify_adapters(folder, manifest)
     _verify_router_labels(folder, manifest)
+    _verify_finite(folder, manifest)
+    _verify_template(folder)
     return Bundle(folder, manifest, _read_fingerprints(folder, manifest))
 
 
@@ -98,7 +103,7 @@ def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_FILE
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(MANIFEST_FILE, "", f"it can't be read as JSON ({error})", _TRAIN_AGAIN) from error
     if not isinstance(raw, dict):
         raise BundleError(MANIFEST_FILE, "", "it is not a JSON object", _TRAIN_AGAIN)
@@ -185,7 +190,7 @@ def _verify_adapters(folder: Path, manifest: Manifest) -> None:
 def _verify_rank(folder: Path, file: str, rank: int) -> None:
     try:
         largest, name = largest_rank(folder / file)
-    except (OSError, SafetensorError, ValueError) as error:
+    except _UNREADABLE as error:
         raise BundleError(file, "", f"it can't be read ({error})", _TRAIN_AGAIN) from error
     if largest != rank:
         raise BundleError(
@@ -198,7 +203,7 @@ def _verify_router_labels(folder: Path, manifest: Manifest) -> None:
         with safe_open(folder / ROUTER_HEAD, framework="np") as head:
             labels = json.loads((head.metadata() or {}).get("labels", "[]"))
             rows, hidden = head.get_slice("W").get_shape()
-    except (OSError, SafetensorError, ValueError) as error:
+    except _UNREADABLE as error:
         raise BundleError(ROUTER_HEAD, "W", f"it can't be read ({error})", _TRAIN_AGAIN) from error
     if hidden != manifest.router.hidden:
         raise BundleError(
@@ -215,6 +220,26 @@ def _verify_router_labels(folder: Path, manifest: Manifest) -> None:
             f"{list(manifest.label_order)}",
             _TRAIN_AGAIN,
         )
+
+
+def _verify_finite(folder: Path, manifest: Manifest) -> None:
+    adapters = [f"{record.folder}/{ADAPTER_WEIGHTS}" for record in manifest.adapters]
+    for file in dict.fromkeys(
+        (*adapters, *(name for name in (ROUTER_HEAD, ROUTER_CASCADE) if name in manifest.files))
+    ):
+        try:
+            tensor = not_finite(folder / file)
+        except (*_UNREADABLE, AttributeError) as error:
+            raise BundleError(file, "", f"it can't be read ({error})", _TRAIN_AGAIN) from error
+        if tensor is not None:
+            raise BundleError(file, tensor, "not every number in it is finite", "Train it again")
+
+
+def _verify_template(folder: Path) -> None:
+    try:
+        (folder / CHAT_TEMPLATE_FILE).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(CHAT_TEMPLATE_FILE, "", f"it can't be read ({error})", _TRAIN_AGAIN) from error
 
 
 def _read_fingerprints(folder: Path, manifest: Manifest) -> Fingerprints:

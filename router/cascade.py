@@ -34,11 +34,10 @@ class HashedWordsModel:
 
         """
         tensors, _ = read_head(path, shown, labels, ("W", "b", "calibration"))
-        columns = tensors["W"].shape[1]
-        if columns != BUCKETS:
-            raise BundleError(
-                shown, "W", f"it has {columns} columns, not {BUCKETS}", "Train the bundle again"
-            )
+        for name, shape in (("W", (len(labels), BUCKETS)), ("b", (len(labels),)), ("calibration", (3,))):
+            if tensors[name].shape != shape:
+                problem = f"its shape is {list(tensors[name].shape)}, not {list(shape)}"
+                raise BundleError(shown, name, problem, "Train the bundle again")
         self._columns = np.ascontiguousarray(tensors["W"].T)  # [buckets, K]: a word's scores lie together
         self._bias = tensors["b"]
         self._scale, self._shift, self._temperature = (float(value) for value in tensors["calibration"])

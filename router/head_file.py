@@ -27,9 +27,9 @@ def read_head(
         with safe_open(path, framework="np") as file:
             tensors = {name: file.get_tensor(name) for name in needed}
             metadata = dict(file.metadata() or {})
-        rows = len(tensors["W"])
+        rows, _ = tensors["W"].shape
         named = tuple(json.loads(metadata.get("labels", "[]")))
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(shown, "W", f"it can't be read ({error})", "Train the bundle again") from error
     if rows != len(labels) or named != labels:
         raise BundleError(

@@ -69,7 +69,7 @@ def compare(record: Fingerprints, measured: Mapping[str, Fingerprint], dtype: st
     farthest = 0.0
     for name, recorded in record.all.items():  # the base comes first: with a wrong one all are wrong
         off = distance(recorded, measured[name])
-        if off > limit:
+        if not off <= limit:  # an engine that says NaN is as far away as can be
             raise _refusal(
                 name,
                 f"{name} is {off:.3g} nats away from its fingerprint, {limit:g} are allowed"

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from bundle.digests import adapter_digest
 from bundle.errors import BundleError
+from bundle.finite import not_finite
 from bundle.read import read_bundle
 from tests.stand_ins.small_bundle import edit_manifest, reseal
 
@@ -265,3 +269,102 @@ def test_a_token_without_its_logprob(bundle_folder: Path) -> None:
 
 def test_other_users_can_read_what_was_written(bundle_folder: Path) -> None:
     assert (bundle_folder / ADAPTER).stat().st_mode & 0o044 == 0o044
+
+
+def reseal_adapters(folder: Path) -> None:
+    """Reseal it with new digests of its adapters."""
+
+    def change(content: dict[str, Any]) -> None:
+        for record in (*content["experts"], content["fallback"]):
+            record["digest"] = adapter_digest(folder / record["folder"])
+
+    reseal(folder, change)
+
+
+WEIGHTS = (ADAPTER, "fallback/adapter_model.safetensors", HEAD)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
+@pytest.mark.parametrize("file", WEIGHTS)
+def test_a_number_that_is_none(bundle_folder: Path, file: str, dtype: type, number: float) -> None:
+    """A comparison with NaN passes whatever stands on its other side."""
+    with safe_open(bundle_folder / file, framework="np") as kept:
+        metadata = kept.metadata()
+        tensors = {name: kept.get_tensor(name).astype(dtype) for name in kept.keys()}  # noqa: SIM118
+    name = sorted(tensors)[0]
+    tensors[name].flat[tensors[name].size - 1] = number
+    save_file(tensors, bundle_folder / file, metadata=metadata)
+    reseal_adapters(bundle_folder)
+    assert refusal(bundle_folder).startswith(f"{file}, field '{name}': not every number in it is finite")
+
+
+def test_a_bfloat16_that_is_none(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file as save_torch
+
+    fine, wrong = torch.full((3,), 3.3e38), torch.tensor([1.0, float("nan")])
+    save_torch({"w": fine.bfloat16(), "n": torch.tensor([1])}, tmp_path / "fine.safetensors")
+    save_torch({"w": fine.bfloat16(), "x": wrong.bfloat16()}, tmp_path / "wrong.safetensors")
+    assert not_finite(tmp_path / "fine.safetensors") is None
+    assert not_finite(tmp_path / "wrong.safetensors") == "x"
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
+def test_a_fingerprint_that_is_no_number(bundle_folder: Path, number: str) -> None:
+    path = bundle_folder / "fingerprints.json"
+    path.write_text(re.sub(r'("logprobs":\[)[^,\]]+', rf"\g<1>{number}", path.read_text(), count=1))
+    reseal_adapters(bundle_folder)
+    assert refusal(bundle_folder).startswith("fingerprints.json, field 'base.0.logprobs.0'")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity"])
+def test_a_manifest_with_a_number_that_is_none(bundle_folder: Path, number: str) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["calibration"]["temperature"] = float(number)
+
+    edit_manifest(bundle_folder, change)
+    assert "calibration.temperature" in refusal(bundle_folder)
+
+
+@pytest.mark.parametrize("name", ["a\r\nx-more: 1", "a\nb", "a\0", ""])
+def test_a_base_model_whose_name_would_break_a_header(bundle_folder: Path, name: str) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["base"]["name"] = name
+
+    edit_manifest(bundle_folder, change)
+    assert refusal(bundle_folder).startswith("bundle.json, field 'base.name'")
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("bundle.json", DEEP.encode()),
+        ("fingerprints.json", DEEP.encode()),
+        ("fingerprints.json", b"\xff\xfe"),
+        ("chat_template.jinja", b"{{ messages }} \xff"),
+        (ADAPTER, b"short"),
+        (ADAPTER, (8).to_bytes(8, "little") + b"{}      "),
+        (HEAD, (2**60).to_bytes(8, "little") + b"{}"),
+        (HEAD, len(DEEP).to_bytes(8, "little") + DEEP.encode()),
+    ],
+)
+def test_what_is_damaged_beyond_its_form_is_one_sentence_too(
+    bundle_folder: Path, file: str, content: bytes
+) -> None:
+    (bundle_folder / file).write_bytes(content)
+    if file != "bundle.json":
+        reseal_adapters(bundle_folder)
+    assert refusal(bundle_folder).startswith(file)
+
+
+@pytest.mark.parametrize("file", WEIGHTS)
+def test_tensors_without_dimensions(bundle_folder: Path, file: str) -> None:
+    with safe_open(bundle_folder / file, framework="np") as kept:
+        metadata, names = kept.metadata(), list(kept.keys())
+    save_file({name: np.array(1.0, np.float32) for name in names}, bundle_folder / file, metadata=metadata)
+    reseal_adapters(bundle_folder)
+    assert refusal(bundle_folder).startswith(file)

@@ -178,7 +178,7 @@ def test_a_cascade_of_another_width_is_refused(tmp_path: Path) -> None:
         },
         LABELS,
     )
-    with pytest.raises(BundleError, match="it has 8 columns, not 65536"):
+    with pytest.raises(BundleError, match=r"its shape is \[\d+, 8\], not \[\d+, 65536\]"):
         HashedWordsModel(tmp_path / "c.safetensors", "router/cascade.safetensors", LABELS, TOKENS)
 
 
