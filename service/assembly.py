@@ -49,7 +49,9 @@ class Assembly:
         self._lifecycle = lifecycle
         self._tracer = tracer
         self._metrics = Metrics()
-        self._metrics.watch(lambda: not engine.dead, lambda: lifecycle.not_ready_because is None)
+        self._metrics.watch(
+            lambda: not (engine.dead or lifecycle.stalled), lambda: lifecycle.not_ready_because is None
+        )
         self._reload_metrics = ReloadMetrics()
         context = engine.max_model_len
         limits = Limits(

@@ -33,15 +33,16 @@ from service.engine.log_lines import SEES_ONLY_TOKENS, configure_engine_logging
 from service.engine.worker_processes import descendants, end_leftovers
 from service.http_server.port import bound_socket, listening
 from service.layers.auth import Access, read_access
+from service.lifecycle.engine_watch import watch_engine
+from service.lifecycle.guardian import guarded, guardians
 from service.lifecycle.lifecycle import Lifecycle
 from service.lifecycle.shutdown import wait_for_the_end
 from service.lifecycle.signals import Signals, StoppedError
 from service.logs import configure_logging
-from service.settings import Settings
+from service.settings import SECRETS, Settings, variable_of
 from service.telemetry.tracing import trace_protocol, tracing
 from service.versions.versions import Versions
 
-_WATCH_SECONDS = 0.25  # ours: how soon a dead engine is noticed without a request
 _log = logging.getLogger(__name__)
 
 
@@ -58,7 +59,9 @@ def run(settings: Settings) -> int:
     """
     if not settings.verbose:
         quiet_libraries(os.environ)  # `Signals` starts a process, which speaks at the very end
-    with Signals() as signals:
+    for name in SECRETS:  # they were read; no process that is started from here on has to inherit them
+        os.environ.pop(variable_of(name), None)
+    with guarded(), Signals() as signals:
         try:
             return _run(settings, signals)
         except StoppedError:
@@ -131,7 +134,7 @@ async def _serve(
         engine = await stack.enter_async_context(
             _started(args, bundle, lifecycle, settings.max_prompt_tokens)
         )
-        leftovers.callback(end_leftovers, descendants())
+        leftovers.callback(end_leftovers, descendants(but=guardians()))
         tracer = stack.enter_context(tracing(settings.otlp_endpoint))
         assembly = Assembly(settings, access, engine, lifecycle, tracer)
         async with contextlib.aclosing(assembly.reloader) as reloader:
@@ -151,7 +154,7 @@ async def _serve(
                 lifecycle.serving()
                 signals.serving(on_stop)
                 loop.add_signal_handler(signal.SIGHUP, reloader.reload_on_signal)
-                watch = asyncio.create_task(_watch(engine, lifecycle))
+                watch = asyncio.create_task(watch_engine(engine, lifecycle))
                 on_ready(sock.getsockname()[1])
                 await wait_for_the_end(
                     lifecycle, assembly.in_flight, settings.shutdown_seconds, settings.engine_death_seconds
@@ -193,10 +196,3 @@ async def _check_fingerprints(engine: RunningEngine, bundle: Bundle) -> None:
         f"fingerprints checked in {time.monotonic() - began:.1f} s: the engine is within {farthest:.2g} nats of "
         f"training ({tolerance(dtype):g} allowed)"
     )
-
-
-async def _watch(engine: RunningEngine, lifecycle: Lifecycle) -> None:
-    """Notice a dead engine even if no request comes; vLLM's own watch runs only in its own server."""
-    while not engine.dead:
-        await asyncio.sleep(_WATCH_SECONDS)
-    lifecycle.engine_died()

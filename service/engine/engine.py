@@ -69,6 +69,10 @@ class RunningEngine:
         """Whether the engine can't answer any more."""
         return bool(self.client.errored)
 
+    async def ask_for_nothing(self) -> None:
+        """Return when the engine's process has taken note of a call, between two of its steps."""
+        await self.client.is_sleeping()
+
     @property
     def max_model_len(self) -> int:
         """How many tokens a prompt and its answer may have together."""

@@ -6,7 +6,6 @@ import os
 from collections.abc import MutableMapping
 
 from service.errors import UsageError
-from service.settings import SECRETS, variable_of
 
 SMALL_MACHINE_CORES = 2
 
@@ -36,8 +35,6 @@ def prepare_environment(environ: MutableMapping[str, str], verbose: bool, cores:
             "VLLM_API_KEY is set, but vLLM's key check would not guard this service's routes. Unset it, and "
             "give keys with --api-key-file or GRADIENTSPACE_API_KEY"
         )
-    for name in SECRETS:  # they were read; no process of the engine has to inherit them
-        environ.pop(variable_of(name), None)
     environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "0"  # no client may ever load a path
     environ["VLLM_NO_USAGE_STATS"] = "1"
     environ["HF_HUB_OFFLINE"] = "1"  # the base is a folder by now, nothing else is to be fetched

@@ -16,6 +16,8 @@ from torch import Tensor
 from vllm.lora.ops.torch_ops import lora_ops
 from vllm.lora.punica_wrapper import punica_cpu
 
+from service.engine import seeds_on_cpu  # noqa: F401 - the other fault that its import mends
+
 _unmasked_shrink = lora_ops.bgmv_shrink
 
 

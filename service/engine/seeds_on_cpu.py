@@ -31,11 +31,11 @@ class RewindableGenerator(torch.Generator):
         """Return how far it is behind what it remembers, as vLLM asks: one draw."""
         return _DRAW
 
-    def set_offset(self, offset: int) -> None:
+    def set_offset(self, offset: int) -> torch.Generator:
         """Wind back to what was remembered; it can't go anywhere else."""
         if offset != 0:
             raise ValueError("a CPU's generator can only be wound back by one draw")
-        self.set_state(self._before)
+        return self.set_state(self._before)
 
 
 def rewindable(generator: torch.Generator) -> RewindableGenerator:

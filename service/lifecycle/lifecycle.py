@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 
+STALLED = "The engine does not answer; it is waited for"
+
 
 class Lifecycle:
     """Starting, ready, stopping; or the engine died. Nothing but the event loop's thread changes it."""
 
     def __init__(self) -> None:
         """Begin as starting."""
-        self.not_ready_because: str | None = "The engine is starting"
+        self._because: str | None = "The engine is starting"
+        self.stalled = False
+        """Whether the engine has not moved for a while; it may again."""
         self.engine_is_dead = False
         self.exit_code = 0
         self.ending = asyncio.Event()
@@ -18,9 +22,14 @@ class Lifecycle:
         self.stop_now = asyncio.Event()
         """Set when nothing is to be waited for."""
 
+    @property
+    def not_ready_because(self) -> str | None:
+        """Why requests can't be answered now; None if they can."""
+        return self._because or (STALLED if self.stalled else None)
+
     def serving(self) -> None:
         """Become ready."""
-        self.not_ready_because = None
+        self._because = None
 
     def stop(self) -> None:
         """End because somebody asked for it: exit code 0; asked again, or while it ends, wait for nothing."""
@@ -37,8 +46,8 @@ class Lifecycle:
 
     def _end(self, because: str) -> bool:
         """Return whether this is what ends it: the first reason counts."""
-        if self.not_ready_because is not None:
+        if self._because is not None:
             return False
-        self.not_ready_because = because
+        self._because = because
         self.ending.set()
         return True

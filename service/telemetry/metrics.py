@@ -113,7 +113,9 @@ class Metrics:
             registry=registry,
         )
         self.engine_up = Gauge(
-            "gradientspace_engine_up", "1 while the engine can answer, 0 once it died", registry=registry
+            "gradientspace_engine_up",
+            "1 while the engine can answer, 0 while it does not move or once it died",
+            registry=registry,
         )
         self.ready = Gauge("gradientspace_ready", "1 while /health/ready says 200, else 0", registry=registry)
         for reason in _FALLBACK_REASONS:
