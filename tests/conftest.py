@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +15,10 @@ from bundle.manifest import Manifest
 from bundle.read import Bundle, read_bundle
 from service.engine.base_model import checked_base
 from tests.stand_ins.made_once import MadeOnce
+
+if TYPE_CHECKING:  # seconds of imports, which the tests of a room that trains nothing need not wait for
+    from tests.stand_ins.tiny_line import TinyRun
+    from training.run import Run
 
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests"
@@ -43,6 +49,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: _turn(item.path))
 
 
+def pytest_collection_finish() -> None:
+    """Every stage collects garbage when it ends; what is imported by now stays and need not be looked at each time."""
+    gc.collect()
+    gc.freeze()
+
+
 def _turn(path: Path) -> int:
     return next((turn for turn, room in enumerate(LONG_ROOMS) if room in path.parents), len(LONG_ROOMS))
 
@@ -64,6 +76,31 @@ def shared() -> Path:
             f"NOT TESTED: no real data and base in {folder}; set GRADIENTSPACE_SHARED to their folder"
         )
     return folder
+
+
+@pytest.fixture(scope="session")
+def first(made_once: MadeOnce) -> TinyRun:
+    """The finished tiny run; who changes it takes a copy."""
+    from tests.stand_ins.tiny_line import TinyRun, finish_run
+
+    return TinyRun.read(made_once("tiny-run", finish_run))
+
+
+@pytest.fixture(scope="session")
+def smaller(made_once: MadeOnce) -> TinyRun:
+    """One on fewer rows, as the evidence trains many experts on them."""
+    from tests.stand_ins.tiny_line import SMALLER, TinyRun, finish_run
+
+    return TinyRun.read(made_once("smaller-tiny-run", lambda folder: finish_run(folder, **SMALLER)))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(smaller: TinyRun) -> Run:
+    """The smaller run, as the code reads it back."""
+    from tests.stand_ins.tiny_comparison import silent
+    from training.run import finished_run
+
+    return finished_run(smaller.folder, silent())
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,7 @@ def test_serve_from_a_finished_bundle(demo_bundle: Path, tmp_path: Path, stop: s
             start_new_session=True,
         )
         try:
-            deadline = time.monotonic() + 240
+            deadline = time.monotonic() + 900
             while "curl" not in log.read_text():
                 assert make.poll() is None, log.read_text()
                 assert time.monotonic() < deadline, log.read_text()
@@ -50,12 +50,12 @@ def test_serve_from_a_finished_bundle(demo_bundle: Path, tmp_path: Path, stop: s
             family = [served, *served.children(recursive=True)]
             # Ctrl-C reaches the whole foreground group, SIGTERM the process that was named.
             (os.killpg if stop is signal.SIGINT else os.kill)(make.pid, stop)
-            make.wait(60)
+            make.wait(300)
         finally:
             if make.poll() is None:
                 os.killpg(make.pid, signal.SIGKILL)
     # Python's resource tracker ends a moment after the process that it is of.
-    _, alive = psutil.wait_procs(family, timeout=5)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{PORT}/health/live")

@@ -15,10 +15,11 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from benchmarks.router import over_eager
+from benchmarks.router import main, over_eager
 from benchmarks.router_rows import Rows, held_out_rows
 from benchmarks.router_timing import latencies, percentiles, texts_of_length
 from benchmarks.serving_servers import BenchmarkError
+from tests.stand_ins.commands import run_command
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,10 +99,9 @@ def test_the_pipeline_as_it_comes_counts_first_and_in_batches_beside_it() -> Non
 
 
 def test_a_bundle_without_held_out_rows_ends_with_one_sentence(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.router", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
+    done = run_command(main, str(tmp_path))
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit)  # no traceback
     assert "there is no bundle.json in it" in done.stderr
 
 

@@ -41,7 +41,7 @@ def push(
         env=environment(hub, home, **changes),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
-from evaluation.intervals import paired_differences
+from evaluation.intervals import overall_difference, paired_differences, side, told, wilson_interval
 
 TOKENS = np.array([10, 20, 5, 5])
 SOURCES = ["a", "a", "b", "b"]
@@ -45,3 +46,37 @@ def test_the_interval_of_many_rows_is_that_of_theory() -> None:
     found = paired_differences(gaps, np.zeros((1, 400)), np.ones(400, dtype=int), ["a"] * 400, 2000)["a"]
     half = 1.96 * gaps.std() / 20
     assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.1)
+
+
+@pytest.mark.parametrize(("right", "total"), [(0, 10), (10, 10), (3, 7), (181, 200)])
+def test_the_interval_of_a_share_is_scipys(right: int, total: int) -> None:
+    expected = binomtest(right, total).proportion_ci(0.95, method="wilson")
+    assert wilson_interval(right, total) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_a_share_of_nothing_is_an_error() -> None:
+    with pytest.raises(ValueError, match="not less than 1"):
+        wilson_interval(0, 0)
+
+
+FIFTY_ROWS = np.full(50, 4)
+
+
+def test_a_difference_that_every_row_shares_is_sure_and_one_that_none_shares_is_not() -> None:
+    one = np.random.default_rng(0).normal(8, 3, 50)
+    sure = overall_difference(one - 0.4, one, FIFTY_ROWS)
+    assert told(sure) == "-0.1000 [-0.1000, -0.1000]"
+    assert side(sure) == -1
+    unsure = overall_difference(np.random.default_rng(1).permutation(one), one, FIFTY_ROWS)
+    assert unsure.low < 0 < unsure.high
+    assert side(unsure) == 0
+
+
+def test_seeds_that_disagree_widen_the_interval_of_the_whole() -> None:
+    rows = np.zeros((2, 50))
+    agreeing = overall_difference(rows + 0.4, rows, FIFTY_ROWS)
+    disagreeing = overall_difference(np.stack([rows[0] + 4.4, rows[0] - 3.6]), rows, FIFTY_ROWS)
+    assert agreeing.mean == np.float64(0.1) or abs(agreeing.mean - 0.1) < 1e-12
+    assert abs(disagreeing.mean - 0.1) < 1e-12
+    assert side(agreeing) == 1
+    assert side(disagreeing) == 0

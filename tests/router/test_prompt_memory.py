@@ -109,4 +109,4 @@ async def test_an_error_is_not_remembered() -> None:
     assert len(router.calls) == 2
     served.close()
     with pytest.raises(RuntimeError, match="closed"):
-        await asyncio.wait_for(served.route(["late"]), 10)
+        await asyncio.wait_for(served.route(["late"]), 120)

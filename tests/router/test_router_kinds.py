@@ -112,7 +112,7 @@ def test_a_megabyte_costs_what_a_page_does(open_router: Open, tmp_path: Path) ->
         return min(times)
 
     # A hundred times the text; all of it tokenised would take a hundred times as long, on any machine.
-    assert fastest("a cat and " * 100_000) < 10 * fastest("a cat and " * 1_000) + 0.005
+    assert fastest("a cat and " * 100_000) < 30 * fastest("a cat and " * 1_000) + 0.02
 
 
 def test_files_of_other_experts_are_refused_by_name(open_router: Open, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ NOTHING = {"type": "object", "properties": {}, "additionalProperties": False}
 
 @pytest.fixture(scope="module")
 def anthropic(server: LiveServer) -> Anthropic:
-    return Anthropic(base_url=server.url, api_key="none", max_retries=0, timeout=60)
+    return Anthropic(base_url=server.url, api_key="none", max_retries=0, timeout=300)
 
 
 def test_a_message(anthropic: Anthropic, manifest: Manifest, prompt_for: dict[str, str]) -> None:

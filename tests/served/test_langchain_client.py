@@ -11,6 +11,8 @@ from pydantic import BaseModel
 from bundle.manifest import Manifest
 from tests.stand_ins.live_server import LiveServer
 
+pytestmark = pytest.mark.slow  # another house's wrapper around the client that test_openai_client uses
+
 
 class Verdict(BaseModel):
     """A judgement."""

@@ -11,6 +11,10 @@ import pytest
 from demo.rows import make_rows
 from tests.stand_ins.live_server import LiveServer
 
+pytestmark = (
+    pytest.mark.slow
+)  # a harness of another house over the endpoints that test_openai_client asks in seconds
+
 _TASK = """\
 task: {name}
 dataset_path: json

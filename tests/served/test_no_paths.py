@@ -183,7 +183,7 @@ def test_the_routes_that_load_adapters_are_not_there(
         "/v1/completions;/v1/load_lora_adapter",
     ]
     for way in ways:  # byte for byte: a client library would tidy them up
-        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as wire:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=300) as wire:
             head = (
                 f"POST {way} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\n"
             )

@@ -13,6 +13,8 @@ import pytest
 from bundle.manifest import Manifest
 from tests.stand_ins.live_server import LiveServer
 
+pytestmark = pytest.mark.slow  # needs Node and a package registry
+
 HERE = Path(__file__).parent / "node"
 
 
@@ -40,7 +42,7 @@ def asked(
         pytest.skip(f"NOT TESTED: npm ci failed, the registry may be out of reach: {installed.stderr[-300:]}")
     given = json.dumps({"url": server.url, "prompts": prompt_for, "no_blanks": no_blanks})
     done = subprocess.run(
-        ["node", "client.mjs", given], cwd=folder, capture_output=True, text=True, timeout=300, check=False
+        ["node", "client.mjs", given], cwd=folder, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

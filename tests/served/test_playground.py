@@ -120,6 +120,7 @@ def test_a_prompt_streams_an_answer_of_the_expert_that_the_router_chose(
     assert page.problems == []
 
 
+@pytest.mark.slow  # the first test shows that page and service talk
 def test_another_expert_and_the_base_side_by_side(
     page: Page, http: httpx.Client, manifest: Manifest, prompt_for: dict[str, str]
 ) -> None:
@@ -154,6 +155,7 @@ def test_another_expert_and_the_base_side_by_side(
     )
 
 
+@pytest.mark.slow  # the first test shows that page and service talk
 def test_an_error_is_shown_as_the_sentence_of_its_body(
     page: Page, http: httpx.Client, manifest: Manifest, prompt_for: dict[str, str]
 ) -> None:
@@ -169,6 +171,7 @@ def test_an_error_is_shown_as_the_sentence_of_its_body(
     assert answers(page)[0]["state"] == "done"
 
 
+@pytest.mark.slow  # the first test shows that page and service talk
 @pytest.mark.parametrize("by", ["button", "key"])
 def test_stop_ends_the_answer_here_and_in_the_engine(
     by: str, page: Page, http: httpx.Client, manifest: Manifest
@@ -206,6 +209,7 @@ def generated(http: httpx.Client) -> float:
     return value(http, "vllm:generation_tokens_total")
 
 
+@pytest.mark.slow  # the first test shows that page and service talk
 def test_earlier_turns_are_sent_only_if_asked_for(
     page: Page, manifest: Manifest, prompt_for: dict[str, str]
 ) -> None:
@@ -229,6 +233,7 @@ def test_earlier_turns_are_sent_only_if_asked_for(
     assert last_sent()[1]["content"] == first["text"]
 
 
+@pytest.mark.slow  # the first test shows that page and service talk
 def test_nothing_from_a_model_or_a_bundle_becomes_markup(page: Page, server: LiveServer) -> None:
     chunk = {"choices": [{"delta": {"content": HOSTILE}, "finish_reason": "stop"}]}
     expert = {"name": HOSTILE, "model": HOSTILE, "rows": 1, "share": 1, "top_terms": [HOSTILE]}
@@ -254,6 +259,7 @@ def test_nothing_from_a_model_or_a_bundle_becomes_markup(page: Page, server: Liv
     assert page.evaluate("window.ran") is None
 
 
+@pytest.mark.slow  # the first test shows that page and service talk
 def test_it_asks_nobody_but_its_own_service_and_could_not(
     page: Page, server: LiveServer, prompt_for: dict[str, str]
 ) -> None:
@@ -281,6 +287,7 @@ def error_of(status: int, message: str) -> tuple[int, bytes]:
     ).encode()
 
 
+@pytest.mark.slow  # the first test shows that page and service talk
 def test_what_is_missing_is_said(page: Page, server: LiveServer) -> None:
     page.forget()
     page.answer("*/health/ready", *error_of(503, "The engine is starting"))
@@ -312,6 +319,7 @@ def test_what_is_missing_is_said(page: Page, server: LiveServer) -> None:
     assert answers(page)[0]["problem"].startswith("The answer broke off")
 
 
+@pytest.mark.slow  # the first test shows that page and service talk
 def test_at_phone_width_and_in_the_dark(
     browser: Page, server: LiveServer, prompt_for: dict[str, str]
 ) -> None:
@@ -330,6 +338,7 @@ def test_at_phone_width_and_in_the_dark(
     assert papers == {"rgb(255, 255, 255)", "rgb(15, 19, 24)"}
 
 
+@pytest.mark.slow  # the first test shows that page and service talk
 def test_everything_has_a_name_and_is_reached_by_the_keyboard(page: Page, prompt_for: dict[str, str]) -> None:
     ask(page, next(iter(prompt_for.values())))
     answers(page)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from cli.main import app
 from tests.stand_ins.live_server import LiveServer
 
 ROOT = Path(__file__).parents[2]
@@ -31,9 +33,9 @@ RUN_ELSEWHERE = {
 def _gradientspace(arguments: list[str], bundle: Path) -> str:
     (rows,) = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))["recipe"]["data"]["files"]
     here = {"runs/mine": str(bundle), "runs/demo/rows.jsonl": rows}
-    command = [sys.executable, "-m", "cli.main", *(here.get(word, word) for word in arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    with contextlib.chdir(ROOT):
+        done = CliRunner().invoke(app, [here.get(word, word) for word in arguments])
+    assert done.exit_code == 0, done.output
     return done.stdout
 
 

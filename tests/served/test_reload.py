@@ -40,7 +40,7 @@ from tests.stand_ins.other_versions import (
 )
 
 KEY = {"authorization": f"Bearer {ADMIN_KEY}"}
-WAIT_SECONDS = 120
+WAIT_SECONDS = 300
 
 
 def reload(http: httpx.Client) -> httpx.Response:

@@ -17,8 +17,8 @@ import psutil
 
 COMMAND = [sys.executable, "-m", "cli.main", "serve"]
 ROOT = Path(__file__).parents[2]
-START_SECONDS = 240
-STOP_SECONDS = 60
+START_SECONDS = 900
+STOP_SECONDS = 300
 ADMIN_KEY = "the-admins-own"
 
 
@@ -75,13 +75,21 @@ class LiveServer:
     def engine(self) -> psutil.Process:
         return next(one for one in self.family() if "EngineCore" in one.name() + " ".join(one.cmdline()))
 
+    def wait_until_an_engine_runs(self) -> None:
+        """Wait for the engine's process; it has its weights to read then."""
+        deadline = time.monotonic() + START_SECONDS
+        while len(self.family()) == 1:
+            assert self.process.poll() is None, self.err.read_text()
+            assert time.monotonic() < deadline, self.err.read_text()
+            time.sleep(0.05)
+
     def exit_code(self) -> int:
         return self.process.wait(STOP_SECONDS)
 
 
 def still_running(family: list[psutil.Process]) -> list[str]:
     """What of a server is left, given a moment to end: the semaphore tracker outlives its parent a little."""
-    _, alive = psutil.wait_procs(family, timeout=5)
+    _, alive = psutil.wait_procs(family, timeout=60)
     return [str(process) for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 

@@ -30,7 +30,7 @@ def debian(tool: str) -> str:
 
 def promtool(*arguments: str | Path) -> None:
     done = subprocess.run(
-        [debian("promtool"), *map(str, arguments)], capture_output=True, text=True, timeout=60
+        [debian("promtool"), *map(str, arguments)], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -1,17 +1,14 @@
-"""Stage II on a tiny model, for tests that kill it or share it: a warm-up is there, the rest is to be done.
-
-As a script, `python -m tests.stand_ins.stage_two_run` imports everything once and then forks a process per line of
-standard input, {"given": recipe values, "log": file}: seconds of imports are not spent again for each kill.
-"""
+"""Stage II on a tiny model, for tests that kill it or share it, with a log of where it stood."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +20,28 @@ from training.stages.processes import join_world
 from training.stages.store import StageStore
 
 
-class LoggedNarrator(Narrator):
-    """Writes down when which bar stood where."""
+@dataclass(frozen=True)
+class Step:
+    """One line of a log: which bar moved, and how many rows are done of how many."""
 
-    def __init__(self, log: Path, seconds_per_call: float) -> None:
+    stage: str
+    done: int
+    total: int
+
+    @property
+    def left(self) -> int:
+        """Rows to be done: unlike those done, the same whether a bar began anew or goes on."""
+        return self.total - self.done
+
+
+class LoggedNarrator(Narrator):
+    """Writes down where which bar stood; is held up at every step, or killed when one stage has few rows left."""
+
+    def __init__(self, log: Path, seconds_per_call: float, killed_at: Step | None) -> None:
         super().__init__()
         self.log = log
         self.seconds_per_call = seconds_per_call
+        self.killed_at = killed_at
         self.stage = ""
 
     def title(self, text: str) -> None:
@@ -40,23 +52,28 @@ class LoggedNarrator(Narrator):
 
     @contextmanager
     def bar(self, what: str, total: int, unit: str) -> Iterator[Advance]:
-        done = 0
+        done, stage = 0, f"{self.stage} {what}"
         with self.log.open("a", encoding="utf-8") as log:
 
             def advance(more: int, /) -> None:
                 nonlocal done
                 done += more
-                log.write(json.dumps([time.monotonic(), f"{self.stage} {what}", done, total]) + "\n")
+                log.write(json.dumps([stage, done, total]) + "\n")
                 log.flush()
+                killed = self.killed_at
+                if killed and killed.stage == stage and total - done <= killed.left:
+                    os.kill(os.getpid(), signal.SIGKILL)
                 time.sleep(self.seconds_per_call)
 
             yield advance
 
 
-def run_stage_two(given: dict[str, Any], log: Path, seconds_per_call: float = 0.0) -> Run:
+def run_stage_two(
+    given: dict[str, Any], log: Path, seconds_per_call: float = 0.0, killed_at: Step | None = None
+) -> Run:
     """Run Stage II (and the warm-up, if that is not done)."""
     with join_world() as world:
-        narrator = LoggedNarrator(log.with_name(f"{log.stem}.{world.rank}.log"), seconds_per_call)
+        narrator = LoggedNarrator(log.with_name(f"{log.stem}.{world.rank}.log"), seconds_per_call, killed_at)
         recipe = read_recipe(None, given, [])
         assert recipe.output is not None
         inputs = read_inputs(recipe, narrator)
@@ -65,23 +82,3 @@ def run_stage_two(given: dict[str, Any], log: Path, seconds_per_call: float = 0.
             _ = run.plan, run.assigned, run.orders
             run.remove_gradients()
             return run
-
-
-def _serve() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    print("ready", flush=True)
-    for line in sys.stdin:
-        order = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            run_stage_two(order["given"], Path(order["log"]), order["seconds_per_call"])
-            os._exit(0)
-        print(child, flush=True)
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
-
-
-if __name__ == "__main__":
-    _serve()

@@ -88,6 +88,10 @@ def silent() -> Narrator:
     return Narrator(Console(file=io.StringIO(), width=200))
 
 
+def store_in(folder: Path) -> StageStore:
+    return StageStore(folder / "stages", silent(), World())
+
+
 def seed_run(files: Files, folder: Path, **changes: Any) -> SeedRun:
     """One seed's run on all rows of the training files, judged on the first four rows of it."""
     recipe = files.recipe(folder, **changes)

@@ -1,4 +1,4 @@
-"""The whole line on a tiny model: one run that many tests look at, and copy to go on from."""
+"""The whole line on a tiny model: runs that many tests look at, and copy to go on from."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.console import Console
 from bundle.read import Bundle
 from demo.rows import make_rows
 from tests.stand_ins.tiny_encoder import save_encoder
+from tests.stand_ins.tiny_model import save_base
 from training.pipeline import train
 from training.progress import Narrator
 from training.recipe import Recipe, read_recipe
@@ -22,11 +23,16 @@ BAD_ROWS = [{"instruction": "Add.", "output": ""}, {"question": "?"}]
 
 
 @dataclass
-class Run:
+class TinyRun:
     """A recipe's values, and a way to run it."""
 
     given: dict[str, Any]
     said: list[str] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, folder: Path) -> TinyRun:
+        """Read the finished run that `finish_run` left in a folder."""
+        return cls(**json.loads((folder / "tiny_run.json").read_text()))
 
     @property
     def folder(self) -> Path:
@@ -51,38 +57,58 @@ class Run:
                 kept[title.split(" (")[0]] = bool(done)
         return kept
 
-    def copied_to(self, folder: Path) -> Run:
+    def copied_to(self, folder: Path) -> TinyRun:
         shutil.copytree(self.folder, folder)
-        return Run(self.given | {"output": str(folder)})
+        return TinyRun(self.given | {"output": str(folder)})
+
+    def warmed_up(self, folder: Path) -> Path:
+        """Copy nothing but what Stage II starts from, and return the new folder."""
+        for stage in ("warmup", "diagnosis"):
+            shutil.copytree(self.folder / "stages" / stage, folder / "stages" / stage)
+        return folder
 
 
-def finished_run(base: Path, folder: Path) -> Run:
-    """A finished run on 120 demo rows and two that can't be used; all of it is in `folder`."""
-    rows = make_rows(24, 0, "train")
+def finish_run(folder: Path, *, per_skill: int = 24, **changes: Any) -> None:
+    """Train on demo rows of five skills and two rows that can't be used; all of it is in `folder`."""
+    rows = make_rows(per_skill, 0, "train")
     lines = [json.dumps(row) for row in [*rows[:50], BAD_ROWS[0], *rows[50:], BAD_ROWS[1]]]
     (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
-    run = Run(
-        {
-            "data.files": [str(folder / "rows.jsonl")],
-            "data.licenses": ["mit"],
-            "base.model": str(base),
-            "base.dtype": "float32",
-            "lora.rank": 4,
-            "lora.alpha": 8,
-            "split.validation_at_least": 16,
-            "split.probe_at_least": 24,
-            "warmup.at_least_steps": 10,
-            "warmup.learning_rate": 5e-3,
-            "clusters.k_max": 3,
-            "clusters.n_init": 2,
-            "clusters.max_epochs": 2,
-            "clusters.min_rows": 1,
-            "experts.epochs": 1,
-            "experts.learning_rate": 1e-3,
-            "router.encoder": str(save_encoder(folder / "encoder")),
-            "router.max_tokens": 64,
-            "output": str(folder / "run"),
-        }
-    )
+    values = {
+        "data.files": [str(folder / "rows.jsonl")],
+        "data.licenses": ["mit"],
+        "base.model": str(save_base(folder / "base")),
+        "base.dtype": "float32",
+        "lora.rank": 4,
+        "lora.alpha": 8,
+        "split.validation_at_least": 16,
+        "split.probe_at_least": 24,
+        "warmup.at_least_steps": 10,
+        "warmup.learning_rate": 5e-3,
+        "clusters.k_max": 3,
+        "clusters.n_init": 2,
+        "clusters.max_epochs": 2,
+        "clusters.min_rows": 1,
+        "experts.epochs": 1,
+        "experts.learning_rate": 1e-3,
+        "router.encoder": str(save_encoder(folder / "encoder")),
+        "router.max_tokens": 64,
+        "output": str(folder / "run"),
+    }
+    run = TinyRun(values | {key.replace("__", "."): value for key, value in changes.items()})
     run.train()
-    return run
+    (folder / "tiny_run.json").write_text(json.dumps({"given": run.given, "said": run.said}))
+
+
+# What the evidence is measured on: fewer rows, as it trains many experts on them.
+SMALLER = {
+    "per_skill": 12,
+    "data__max_length": 128,
+    "lora__rank": 2,
+    "lora__dropout": 0.0,
+    "split__validation_at_least": 10,
+    "split__probe_at_least": 16,
+    "warmup__epochs": 1,
+    "warmup__at_least_steps": 12,
+    "clusters__k": 2,
+    "clusters__min_rows": 2,
+}

@@ -1,11 +1,12 @@
-"""Stage II under torchrun, `-m tests.stand_ins.two_processes VALUES LOG [RANK BATCHES]`; that rank is lost after these.
+"""Stage II as one of several processes, each of which writes down which places of every logical batch were its own.
 
-Each process writes down which places of every logical batch were its own.
+Under torchrun: `-m tests.stand_ins.two_processes VALUES LOG [RANK BATCHES]`; that rank is lost after these.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -32,15 +33,22 @@ def _watch(log: Path, lost_after: float) -> None:
     Centroids.step = watched  # type: ignore[method-assign]
 
 
-def main() -> None:
-    values, log = json.loads(sys.argv[1]), Path(sys.argv[2])
+def run_watched(
+    values: dict[str, Any], log: Path, lost_rank: int | None = None, after: float = math.inf
+) -> None:
+    """Run Stage II as one of the processes; the lost one is killed after so many batches."""
     rank = int(os.environ["RANK"])
-    lost = len(sys.argv) > 3 and int(sys.argv[3]) == rank
-    _watch(log.with_name(f"{log.stem}.{rank}.batches"), float(sys.argv[4]) if lost else float("inf"))
+    _watch(log.with_name(f"{log.stem}.{rank}.batches"), after if rank == lost_rank else math.inf)
     try:
         run_stage_two(values, log)
     except TrainingError as error:
         sys.exit(str(error))
+
+
+def main() -> None:
+    """Take the arguments of `run_watched` from the command line."""
+    values, log, *lost = sys.argv[1:]
+    run_watched(json.loads(values), Path(log), *(int(number) for number in lost))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import datasets
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from tests.stand_ins.tiny_line import Run, finished_run
 from tests.stand_ins.tiny_model import dozen_rows, save_base
 from training.models.base_model import BaseModel, find_base
 from training.recipe import BaseSection
@@ -45,9 +44,3 @@ def tokenizer(base_folder: Path) -> PreTrainedTokenizerBase:
 @pytest.fixture(scope="session")
 def rows() -> list[TokenRow]:
     return dozen_rows()
-
-
-@pytest.fixture(scope="session")
-def first(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The finished run; who changes it takes a copy."""
-    return finished_run(base_folder, tmp_path_factory.mktemp("pipeline"))

@@ -5,11 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +21,9 @@ from bundle.base_check import check_base
 from bundle.read import read_bundle
 from demo.rows import make_rows
 from router.semantic import SemanticRouter
-from tests.stand_ins.tiny_line import Run
-from tests.stand_ins.tiny_model import ROOT
+from tests.stand_ins.forked import exit_code, forked
+from tests.stand_ins.killed_line import train_until_killed
+from tests.stand_ins.tiny_line import TinyRun
 from training.errors import TrainingError
 from training.progress import Narrator
 from training.recipe import Recipe
@@ -40,7 +38,7 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-def test_the_bundle_reads_verifies_and_fits_the_base(first: Run, base_folder: Path) -> None:
+def test_the_bundle_reads_verifies_and_fits_the_base(first: TinyRun, base_folder: Path) -> None:
     bundle = read_bundle(first.folder / "bundle")
     check_base(bundle, base_folder)
     manifest = bundle.manifest
@@ -63,7 +61,7 @@ def test_the_bundle_reads_verifies_and_fits_the_base(first: Run, base_folder: Pa
     assert set(report["clusters"]["by_source"]) == {"arithmetic", "reversal", "code", "story", "finance"}
 
 
-def test_the_adapters_are_plain_peft_and_all_differ(first: Run, base_folder: Path) -> None:
+def test_the_adapters_are_plain_peft_and_all_differ(first: TinyRun, base_folder: Path) -> None:
     bundle = first.folder / "bundle"
     folders = [bundle / "fallback", *sorted((bundle / "experts").iterdir())]
     ids = torch.tensor([AutoTokenizer.from_pretrained(base_folder)("Add 2 and 3.")["input_ids"]])
@@ -86,7 +84,7 @@ def test_the_adapters_are_plain_peft_and_all_differ(first: Run, base_folder: Pat
             assert float((one - other).abs().max()) > 1e-4
 
 
-def test_the_router_of_the_bundle_routes(first: Run) -> None:
+def test_the_router_of_the_bundle_routes(first: TinyRun) -> None:
     bundle = read_bundle(first.folder / "bundle")
     labels, tokens = bundle.manifest.label_order, bundle.manifest.routed_text.max_tokens
     router = SemanticRouter(bundle.folder / "router", labels, tokens, bundle.manifest.calibration.temperature)
@@ -95,7 +93,7 @@ def test_the_router_of_the_bundle_routes(first: Run) -> None:
     assert probabilities.sum(1) == pytest.approx(1)
 
 
-def test_a_second_run_keeps_every_stage_and_the_bundle(first: Run, tmp_path: Path) -> None:
+def test_a_second_run_keeps_every_stage_and_the_bundle(first: TinyRun, tmp_path: Path) -> None:
     before = digests(first.folder / "bundle"), digests(first.folder / "stages")
     changed_at = (first.folder / "bundle" / "bundle.json").stat().st_mtime_ns
     first.train()
@@ -105,7 +103,7 @@ def test_a_second_run_keeps_every_stage_and_the_bundle(first: Run, tmp_path: Pat
     assert (first.folder / "bundle" / "bundle.json").stat().st_mtime_ns == changed_at
 
 
-def test_a_deleted_expert_is_trained_again_alone_and_to_the_bit(first: Run, tmp_path: Path) -> None:
+def test_a_deleted_expert_is_trained_again_alone_and_to_the_bit(first: TinyRun, tmp_path: Path) -> None:
     run = first.copied_to(tmp_path / "run")
     shutil.rmtree(run.folder / "stages" / "expert-1")
     before = digests(run.folder / "bundle")
@@ -119,7 +117,7 @@ def test_a_deleted_expert_is_trained_again_alone_and_to_the_bit(first: Run, tmp_
     assert changed <= {"bundle.json", "report/report.json", "report/report.html"}  # times and peaks
 
 
-def test_a_damaged_bundle_is_put_together_again(first: Run, tmp_path: Path) -> None:
+def test_a_damaged_bundle_is_put_together_again(first: TinyRun, tmp_path: Path) -> None:
     run = first.copied_to(tmp_path / "run")
     (run.folder / "bundle" / "chat_template.jinja").write_text("broken")
     run.train()
@@ -128,7 +126,7 @@ def test_a_damaged_bundle_is_put_together_again(first: Run, tmp_path: Path) -> N
     read_bundle(run.folder / "bundle")
 
 
-def test_other_experts_need_no_other_clusters(first: Run, tmp_path: Path) -> None:
+def test_other_experts_need_no_other_clusters(first: TinyRun, tmp_path: Path) -> None:
     run = first.copied_to(tmp_path / "run")
     bundle = run.train(experts__epochs=2)
     kept = run.kept()
@@ -136,7 +134,7 @@ def test_other_experts_need_no_other_clusters(first: Run, tmp_path: Path) -> Non
     assert bundle.manifest.recipe["experts"]["epochs"] == 2
 
 
-def test_experts_share_part_of_the_epochs_and_start_from_there(first: Run, tmp_path: Path) -> None:
+def test_experts_share_part_of_the_epochs_and_start_from_there(first: TinyRun, tmp_path: Path) -> None:
     def stage(name: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((run.folder / "stages" / name / "stage.json").read_text())
         return found
@@ -157,67 +155,35 @@ def test_experts_share_part_of_the_epochs_and_start_from_there(first: Run, tmp_p
     }
 
 
-def test_what_no_stage_depends_on_still_reaches_the_bundle(first: Run, tmp_path: Path) -> None:
+def test_what_no_stage_depends_on_still_reaches_the_bundle(first: TinyRun, tmp_path: Path) -> None:
     run = first.copied_to(tmp_path / "run")
     bundle = run.train(data__licenses=["apache-2.0"])
     assert bundle.manifest.data_licenses == ("apache-2.0",)
     assert all(kept for title, kept in run.kept().items() if title != "Bundle")
 
 
-def test_too_many_bad_rows_stop_before_any_stage(first: Run, tmp_path: Path) -> None:
-    run = Run(first.given | {"output": str(tmp_path / "run"), "data.max_unusable": 0.01})
+def test_too_many_bad_rows_stop_before_any_stage(first: TinyRun, tmp_path: Path) -> None:
+    run = TinyRun(first.given | {"output": str(tmp_path / "run"), "data.max_unusable": 0.01})
     with pytest.raises(TrainingError, match=r"2 of 122 rows can't be used"):
         run.train()
     assert not (tmp_path / "run").exists()
 
 
-KILLED = """
-import json, os, signal, sys
-import training.pipeline as pipeline
-import training.stages.finetune_stage as stage
-from training.progress import Narrator
-from training.recipe import read_recipe
-
-finetune, calls = stage.finetune_lora, []
-
-def killed_in_the_second_expert(model, tokenizer, rows, schedule, seed, save_to, advance, **others):
-    calls.append(save_to)
-    def stop(done):
-        advance(done)
-        if len(calls) == 4:  # the warm-up, what is shared, the first expert, the second
-            os.kill(os.getpid(), signal.SIGKILL)
-    return finetune(model, tokenizer, rows, schedule, seed, save_to, stop, **others)
-
-stage.finetune_lora = killed_in_the_second_expert
-pipeline.train(read_recipe(None, json.loads(sys.argv[1]), []), Narrator())
-"""
+BEFORE_THE_EXPERTS = ("plan", "warmup", "diagnosis", "start", "centroids", "assignment", "orders", "shared")
 
 
-def test_a_killed_run_goes_on_where_it_was(first: Run, tmp_path: Path) -> None:
-    run = Run(first.given | {"output": str(tmp_path / "run")})
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, json.dumps(run.given)],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+def test_a_killed_run_goes_on_where_it_was(first: TinyRun, tmp_path: Path) -> None:
+    run = TinyRun(first.given | {"output": str(tmp_path / "run")})
     stages = run.folder / "stages"
+    for name in BEFORE_THE_EXPERTS:
+        shutil.copytree(first.folder / "stages" / name, stages / name)
+    said = tmp_path / "said"
+    assert exit_code(forked(train_until_killed, run.given, "expert-1", log=said)) == -signal.SIGKILL, (
+        said.read_text()
+    )
     assert not (stages / "expert-1").exists()
     assert not (run.folder / "bundle").exists()
-    before = {
-        name: digests(stages / name)
-        for name in (
-            "plan",
-            "warmup",
-            "diagnosis",
-            "start",
-            "centroids",
-            "assignment",
-            "orders",
-            "shared",
-            "expert-0",
-        )
-    }
+    before = {name: digests(stages / name) for name in (*BEFORE_THE_EXPERTS, "expert-0")}
     run.train()
     kept = [title for title, kept_ in run.kept().items() if kept_]
     assert len(kept) == len(before)

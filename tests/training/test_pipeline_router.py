@@ -20,16 +20,15 @@ from bundle.read import ROUTER_HEAD
 from demo.rows import make_rows
 from evaluation.evidence.gradient_router import GradientRouter
 from router.load import load_router
-from tests.stand_ins.tiny_line import Run
+from tests.stand_ins.tiny_line import TinyRun
 from training.progress import Narrator
-from training.run import Run as TrainingRun
-from training.run import finished_run
+from training.run import Run, finished_run
 from training.stages.inputs import read_inputs
 from training.stages.processes import World
 from training.stages.store import StageStore
 
 
-def test_held_out_rows_another_router_and_a_fallback_on_everything(first: Run, tmp_path: Path) -> None:
+def test_held_out_rows_another_router_and_a_fallback_on_everything(first: TinyRun, tmp_path: Path) -> None:
     run = first.copied_to(tmp_path / "run")
     unseen, seen = make_rows(8, 0, "routing"), make_rows(24, 0, "train")[:3]
     held_out = tmp_path / "held_out.jsonl"
@@ -84,7 +83,7 @@ def test_held_out_rows_another_router_and_a_fallback_on_everything(first: Run, t
     assert adapter_digest(run.folder / "stages" / "warmup") != manifest.fallback.digest
 
 
-def test_a_gradient_router_is_trained_to_be_compared_with(first: Run, tmp_path: Path) -> None:
+def test_a_gradient_router_is_trained_to_be_compared_with(first: TinyRun, tmp_path: Path) -> None:
     run = first.copied_to(tmp_path / "run")
     bundle = run.train(router__kind="gradient")
     kept = run.kept()
@@ -115,14 +114,14 @@ def test_a_gradient_router_is_trained_to_be_compared_with(first: Run, tmp_path: 
         load_router(bundle)
 
 
-def test_held_out_rows_get_the_labels_that_the_assignment_gives(first: Run, tmp_path: Path) -> None:
+def test_held_out_rows_get_the_labels_that_the_assignment_gives(first: TinyRun, tmp_path: Path) -> None:
     run = first.copied_to(tmp_path / "run")
     narrator = Narrator(Console(file=io.StringIO()))
     inputs = read_inputs(run.recipe(), narrator)
     known = inputs.pick(inputs.split.validation)  # the assignment has labelled them already
     inputs = replace(inputs, held_out=known, held_out_digest="validation rows")
     store = StageStore(run.folder / "stages", narrator, World())
-    with TrainingRun(inputs, store) as again:
+    with Run(inputs, store) as again:
         found = again.held_out
     count = len(known)
     assert len(set(found.labels)) > 1
@@ -131,7 +130,7 @@ def test_held_out_rows_get_the_labels_that_the_assignment_gives(first: Run, tmp_
     assert found.margin[count:] == pytest.approx(found.margin[:count], abs=1e-5)
 
 
-def test_a_bundle_tells_its_held_out_rows_as_they_are_routed(first: Run) -> None:
+def test_a_bundle_tells_its_held_out_rows_as_they_are_routed(first: TinyRun) -> None:
     lines = pq.read_table(first.folder / "bundle" / HELD_OUT_FILE).to_pylist()
     by_origin = {
         f"rows.jsonl:{number}": json.loads(line)

@@ -7,20 +7,20 @@ from pathlib import Path
 import pytest
 
 from tests.stand_ins.tiny_comparison import silent
-from tests.stand_ins.tiny_seed_run import tiny_run, tiny_run_folder
+from tests.stand_ins.tiny_line import TinyRun
 from training.errors import TrainingError
-from training.run import finished_run
+from training.run import Run, finished_run
 
 
 @pytest.fixture
-def copied(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_run_folder(), tmp_path / "run"))
+def copied(smaller: TinyRun, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(smaller.folder, tmp_path / "run"))
 
 
-def test_a_run_is_read_back_from_wherever_it_was_copied_to(copied: Path) -> None:
+def test_a_run_is_read_back_from_wherever_it_was_copied_to(tiny_run: Run, copied: Path) -> None:
     run = finished_run(copied, silent())
     assert run.warmup.folder == copied / "stages" / "warmup"
-    assert run.assigned.assignment.labels.tolist() == tiny_run().assigned.assignment.labels.tolist()
+    assert run.assigned.assignment.labels.tolist() == tiny_run.assigned.assignment.labels.tolist()
 
 
 def test_a_folder_without_a_run_is_refused_in_one_sentence(tmp_path: Path) -> None:
@@ -41,8 +41,8 @@ def test_rows_that_changed_since_are_noticed(copied: Path, tmp_path: Path) -> No
     record = json.loads((copied / "run.json").read_text())
     rows = Path(record["recipe"]["data"]["files"][0]).read_text().splitlines(keepends=True)
     fewer = tmp_path / "fewer.jsonl"
-    fewer.write_text("".join(rows[:-3]))
+    fewer.write_text("".join(rows[:-3]))  # two rows and one that can't be used
     record["recipe"]["data"]["files"] = [str(fewer)]
     (copied / "run.json").write_text(json.dumps(record))
-    with pytest.raises(TrainingError, match=r"60 rows, and its files hold 57 now"):
+    with pytest.raises(TrainingError, match=r"60 rows, and its files hold 58 now"):
         _ = finished_run(copied, silent()).assigned

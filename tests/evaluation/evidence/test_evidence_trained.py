@@ -10,8 +10,9 @@ from evaluation.errors import EvidenceError
 from evaluation.evidence.ablations import DEFAULT, ablations
 from evaluation.evidence.cluster_cohesion import cluster_cohesion
 from evaluation.evidence.curves import curves
-from tests.stand_ins.tiny_seed_run import store_in, tiny_run
+from tests.stand_ins.tiny_comparison import store_in
 from training.errors import TrainingError
+from training.run import Run
 from training.stages.store import StageStore
 
 
@@ -21,8 +22,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> StageStore:
 
 
 @pytest.fixture(scope="module")
-def ablated(store: StageStore) -> dict[str, Any]:
-    exhibit = ablations(tiny_run(), store, [], train=True)
+def ablated(tiny_run: Run, store: StageStore) -> dict[str, Any]:
+    exhibit = ablations(tiny_run, store, [], train=True)
     assert exhibit.failures == []
     return {one["name"]: one for one in exhibit.figures["variants"]}
 
@@ -50,14 +51,16 @@ def test_experts_that_start_fresh_are_other_experts_on_the_same_clusters(ablated
     assert fresh["losses"]["oracle"] > ablated[DEFAULT]["losses"]["oracle"]
 
 
-def test_what_was_trained_is_not_trained_again(ablated: dict[str, Any], store: StageStore) -> None:
+def test_what_was_trained_is_not_trained_again(
+    tiny_run: Run, ablated: dict[str, Any], store: StageStore
+) -> None:
     again = store_in(store.folder.parent)
-    ablations(tiny_run(), again, [], train=True)
+    ablations(tiny_run, again, [], train=True)
     assert all(result.kept for result in again.results.values())
 
 
 def test_a_variant_that_fails_is_named_and_the_others_go_on(
-    store: StageStore, ablated: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    tiny_run: Run, store: StageStore, ablated: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from evaluation.evidence import ablations as module
 
@@ -65,13 +68,13 @@ def test_a_variant_that_fails_is_named_and_the_others_go_on(
         raise TrainingError("no warm-up, no experts")
 
     monkeypatch.setattr(module, "fresh_adapter", refuse)
-    exhibit = ablations(tiny_run(), store, [], train=True)
+    exhibit = ablations(tiny_run, store, [], train=True)
     assert exhibit.failures == ["experts from a fresh adapter: no warm-up, no experts"]
     assert len(exhibit.figures["variants"]) == len(ablated) - 1
 
 
-def test_cohesion_and_losses_over_k(store: StageStore) -> None:
-    found = cluster_cohesion(tiny_run(), store, [2, 3], [], train=True).figures
+def test_cohesion_and_losses_over_k(tiny_run: Run, store: StageStore) -> None:
+    found = cluster_cohesion(tiny_run, store, [2, 3], [], train=True).figures
     two, three = found["by_k"]
     assert two["inside"] > two["between"]
     assert -1 <= two["silhouette"] <= 1
@@ -80,13 +83,13 @@ def test_cohesion_and_losses_over_k(store: StageStore) -> None:
     assert three["k"] == 3
 
 
-def test_a_k_that_the_probe_is_too_small_for_is_refused(store: StageStore) -> None:
+def test_a_k_that_the_probe_is_too_small_for_is_refused(tiny_run: Run, store: StageStore) -> None:
     with pytest.raises(EvidenceError, match="below the probe's 16 rows"):
-        cluster_cohesion(tiny_run(), store, [2, 16], [], train=False)
+        cluster_cohesion(tiny_run, store, [2, 16], [], train=False)
 
 
-def test_the_curves_meet_where_they_must(store: StageStore) -> None:
-    exhibit = curves(tiny_run(), store, [])
+def test_the_curves_meet_where_they_must(tiny_run: Run, store: StageStore) -> None:
+    exhibit = curves(tiny_run, store, [])
     assert exhibit.failures == []
     found = exhibit.figures
     assert [place["at"] for place in found["shared"]] == [0, 25, 50, 75]

@@ -5,7 +5,8 @@ import pytest
 
 from evaluation.evidence.gradient_variance import _of, variance_by_partition
 from tests.stand_ins.planted import planted
-from tests.stand_ins.tiny_seed_run import store_in, tiny_run
+from tests.stand_ins.tiny_comparison import store_in
+from training.run import Run
 
 
 def test_true_clusters_hold_little_variance_and_random_parts_nearly_all_of_it() -> None:
@@ -24,9 +25,10 @@ def test_a_part_that_varies_more_than_the_whole_is_counted() -> None:
 
 
 def test_every_partition_is_measured_on_training_and_on_unseen_rows(
+    tiny_run: Run,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    exhibit = variance_by_partition(tiny_run(), store_in(tmp_path_factory.mktemp("variance")))
+    exhibit = variance_by_partition(tiny_run, store_in(tmp_path_factory.mktemp("variance")))
     assert [table.rows[place][0] for table in exhibit.tables for place in range(4)] == 2 * [
         *("gradient clusters", "K-means on text", "sources", "random")
     ]

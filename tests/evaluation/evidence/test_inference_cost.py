@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 
 from evaluation.evidence.inference_cost import inference_cost
-from tests.stand_ins.tiny_seed_run import tiny_run
+from training.run import Run
 
 
-def test_the_ensemble_costs_k_plus_one_passes_and_elrea_its_gradient_beside_them() -> None:
-    found = inference_cost(tiny_run(), prompts=2).figures
+def test_the_ensemble_costs_k_plus_one_passes_and_elrea_its_gradient_beside_them(tiny_run: Run) -> None:
+    found = inference_cost(tiny_run, prompts=2).figures
     flops, totals = found["flops"], found["totals"]
     assert found["k"] == 2
     assert totals["ensemble of K + 1"] == pytest.approx(3 * flops["one expert"])

@@ -16,7 +16,8 @@ from evaluation.evidence.sentence_pairs import (
     read_pairs,
     sentence_pairs,
 )
-from tests.stand_ins.tiny_seed_run import store_in, tiny_run
+from tests.stand_ins.tiny_comparison import store_in
+from training.run import Run
 
 PAIRS = [
     Pair("Tom has two coins.", "Tom has two coins.", 5.0),
@@ -26,8 +27,8 @@ PAIRS = [
 ]
 
 
-def test_the_loss_is_that_of_the_sentences_own_tokens() -> None:
-    inputs = tiny_run().inputs
+def test_the_loss_is_that_of_the_sentences_own_tokens(tiny_run: Run) -> None:
+    inputs = tiny_run.inputs
     sentences = ["Tom has two coins.", "Mia sells a cake.", "Rain falls."]
     for rows in (_as_instructions(inputs, sentences), _as_answers(inputs, sentences)):
         for sentence, row in zip(sentences, rows, strict=True):
@@ -35,8 +36,10 @@ def test_the_loss_is_that_of_the_sentences_own_tokens() -> None:
             assert inputs.tokenizer.decode(counted, skip_special_tokens=True) == sentence
 
 
-def test_a_sentence_is_wholly_like_itself_and_the_order_of_pairs_is_kept(tmp_path: Path) -> None:
-    found = sentence_pairs(tiny_run(), store_in(tmp_path), PAIRS, seed=0).figures
+def test_a_sentence_is_wholly_like_itself_and_the_order_of_pairs_is_kept(
+    tiny_run: Run, tmp_path: Path
+) -> None:
+    found = sentence_pairs(tiny_run, store_in(tmp_path), PAIRS, seed=0).figures
     assert found["score"] == [5.0, 0.5, 3.0, 3.8]
     for cosines in (found["embedding"], *found["gradient"].values()):
         assert cosines[0] == pytest.approx(1, abs=1e-5)

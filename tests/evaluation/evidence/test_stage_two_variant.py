@@ -9,9 +9,10 @@ from sklearn.metrics import adjusted_rand_score
 from evaluation.evidence.gradient_cosines import gradient_cosines
 from evaluation.evidence.stage_two_variant import Span, Variant
 from tests.stand_ins.planted import planted
-from tests.stand_ins.tiny_seed_run import store_in, tiny_run
+from tests.stand_ins.tiny_comparison import store_in
 from training.gradients.supply import row_gradients
 from training.recipe import ClustersSection
+from training.run import Run
 
 SECTION = ClustersSection(batch_rows=8, min_rows=1, max_epochs=3)
 
@@ -58,19 +59,19 @@ def test_raw_rows_let_a_few_long_ones_pull_the_centroids() -> None:
     assert adjusted_rand_score(labels, raw.labels) < 1.0
 
 
-def test_the_span_gives_what_stage_two_gave_in_all_dimensions(tmp_path: Path) -> None:
-    run = tiny_run()
-    found = gradient_cosines(run.inputs, store_in(tmp_path), run.stage("warmup"), run.inputs.rows)
+def test_the_span_gives_what_stage_two_gave_in_all_dimensions(tiny_run: Run, tmp_path: Path) -> None:
+    run = tiny_run
+    found = gradient_cosines(run.inputs, store_in(tmp_path), run.warmup, run.inputs.rows)
     span = Span(found.cosines, found.norms, run.inputs.split.train, run.inputs.split.probe)
     again = span.partition(Variant(2), run.inputs.recipe.clusters, run.inputs.recipe.seed)
-    assert again.labels.tolist() == run.assignment().labels.tolist()
+    assert again.labels.tolist() == run.assigned.assignment.labels.tolist()
 
 
-def test_cosines_and_norms_are_those_of_the_gradients(tmp_path: Path) -> None:
-    run = tiny_run()
+def test_cosines_and_norms_are_those_of_the_gradients(tiny_run: Run, tmp_path: Path) -> None:
+    run = tiny_run
     rows = run.inputs.rows[:7]
-    found = gradient_cosines(run.inputs, store_in(tmp_path), run.stage("warmup"), rows)
-    with row_gradients(run.inputs, run.stage("warmup")) as source:
+    found = gradient_cosines(run.inputs, store_in(tmp_path), run.warmup, rows)
+    with row_gradients(run.inputs, run.warmup) as source:
         whole = source.whole(rows).double().numpy()
     np.testing.assert_allclose(found.products, whole @ whole.T, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found.norms, np.linalg.norm(whole, axis=1), rtol=1e-5)

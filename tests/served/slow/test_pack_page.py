@@ -115,7 +115,7 @@ def test_both_experts_answer(page: Page, tmp_path: Path) -> None:
     expected = {"code": r"^def \w+\(", "story": r"The end\.$"}
     with started(page.folder / "bundle", tmp_path) as live:
         live.wait_until_ready()
-        with httpx.Client(base_url=live.url, timeout=60) as http:
+        with httpx.Client(base_url=live.url, timeout=600) as http:
             for expert in page.bundle.manifest.experts:
                 messages = [{"role": "user", "content": f"{situation} {asks[expert.name]}"}]
                 body = {"messages": messages, "temperature": 0, "max_tokens": 60}

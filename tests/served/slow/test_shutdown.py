@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import httpx
@@ -48,7 +47,7 @@ def test_ctrl_c_lets_a_stream_finish_and_leaves_nothing_behind(
 def test_a_stop_while_the_engine_starts(demo_bundle: Path, tmp_path: Path, asked: signal.Signals) -> None:
     with started(demo_bundle, tmp_path) as server:
         server.wait_until_said("engine starting")
-        time.sleep(3)  # into the start, and on a quick machine not past it
+        server.wait_until_an_engine_runs()
         family = server.family()
         if asked == signal.SIGINT:
             os.killpg(server.process.pid, asked)

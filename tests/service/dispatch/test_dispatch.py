@@ -72,7 +72,7 @@ async def test_a_client_that_leaves_is_seen_by_the_engine() -> None:
     async def send(message: Message) -> None: ...
 
     scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": JSON}
-    await asyncio.wait_for(setup.app(scope, receive, send), 5)
+    await asyncio.wait_for(setup.app(scope, receive, send), 120)
     assert setup.inner.disconnects == 1
     labels = {"expert": "expert-1", "endpoint": "/v1/completions", "reason": "routed", "code": "499"}
     assert setup.count("requests_total", **labels) == 1
@@ -94,7 +94,7 @@ async def test_a_client_that_leaves_stops_every_part_of_a_split_request() -> Non
         raise AssertionError("nobody is there to send to")
 
     scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": JSON}
-    await asyncio.wait_for(setup.app(scope, receive, send), 5)
+    await asyncio.wait_for(setup.app(scope, receive, send), 120)
     assert setup.inner.disconnects == 3
 
 

@@ -15,6 +15,8 @@ from router.served import ServedRouter
 from service import headers
 from tests.stand_ins.dispatch_setup import EXPERTS, JSON, Setup
 
+ENOUGH = 120.0  # seconds, to end a test that hangs
+
 
 class HeldRouter:
     """Answers nothing until it is let go; then the digit that a text begins with decides."""
@@ -47,7 +49,7 @@ def served(router: HeldRouter, seconds: float) -> ServedRouter:
 
 
 async def entered(router: HeldRouter) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(ENOUGH):
         while not router.entered.is_set():
             await asyncio.sleep(0.01)
 
@@ -57,7 +59,7 @@ async def test_no_byte_of_a_stream_waits_for_a_neighbours_classification(held: H
     neighbour = asyncio.create_task(setup.post("/v1/completions", {"prompt": "1 a"}))
     await entered(held)
     stream = {"model": "expert-2", "prompt": ["0 b"], "stream": True}
-    answer = await asyncio.wait_for(setup.post("/v1/completions", stream), 30)
+    answer = await asyncio.wait_for(setup.post("/v1/completions", stream), 120)
     assert answer.text.endswith("data: [DONE]\n\n")
     assert answer.headers[headers.REASON] == "named"
     assert not neighbour.done(), "the neighbour should still be routed"
@@ -69,14 +71,14 @@ async def test_a_hanging_router_leaves_every_request_to_the_fallback(held: HeldR
     setup = Setup(served(held, 0.2), limit=2000)
     for _ in range(2):  # the second round meets a router that is known to hang
         asked = (setup.post("/v1/completions", {"prompt": f"1 {place}"}) for place in range(50))
-        for answer in await asyncio.wait_for(asyncio.gather(*asked), 60):
+        for answer in await asyncio.wait_for(asyncio.gather(*asked), 120):
             assert answer.status_code == 200
             assert answer.headers[headers.EXPERT] == "fallback"
             assert answer.headers[headers.REASON] == "router_error"
     assert setup.count("fallbacks_total", reason="router_error") == 100
     assert setup.count("in_flight") == 0
     held.let_go.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(ENOUGH):
         while (await setup.post("/v1/completions", {"prompt": "1 z"})).headers[headers.REASON] != "routed":
             await asyncio.sleep(0.01)
     assert held.passes == 2, "texts were routed that nobody waited for any more"
@@ -100,10 +102,11 @@ async def test_who_leaves_while_the_router_works_is_not_answered_and_not_routed(
 
     scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": JSON}
     leaver = asyncio.create_task(setup.app(scope, receive, send))
-    await asyncio.sleep(0.05)
-    assert setup.count("in_flight") == 2
+    async with asyncio.timeout(ENOUGH):
+        while setup.count("in_flight") != 2:
+            await asyncio.sleep(0.01)
     left.set()
-    await asyncio.wait_for(leaver, 10)  # while the router is still held
+    await asyncio.wait_for(leaver, 120)  # while the router is still held
     assert setup.count("in_flight") == 1
     held.let_go.set()
     assert (await first).status_code == 200

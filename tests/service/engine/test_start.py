@@ -21,7 +21,7 @@ from tests.stand_ins.live_server import COMMAND, ROOT, environment
 
 def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*COMMAND, *arguments], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120
+        [*COMMAND, *arguments], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600
     )
 
 

@@ -87,7 +87,7 @@ async def test_a_body_that_comes_too_slowly_is_refused_though_it_never_stops(
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "path": "/", "headers": lengths}
-    await asyncio.wait_for(app(scope, receive, send), 5)
+    await asyncio.wait_for(app(scope, receive, send), 120)
     assert sent[0]["status"] == 408
     assert (b"connection", b"close") in sent[0]["headers"]
     error = json.loads(sent[1]["body"])["error"]
@@ -142,7 +142,7 @@ async def test_to_a_client_that_never_sends_the_rest_the_answer_is_given_and_the
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 10\r\n\r\nhalf")
-        answer = await asyncio.wait_for(reader.read(), 10)  # to the end: the server hangs up
+        answer = await asyncio.wait_for(reader.read(), 120)  # to the end: the server hangs up
         writer.close()
     finally:
         server.should_exit = True

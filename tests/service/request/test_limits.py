@@ -135,7 +135,7 @@ def streaming(setup: Setup, count: int) -> list[asyncio.Task[httpx.Response]]:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         while not condition():
             await asyncio.sleep(0)
 
@@ -198,7 +198,7 @@ async def test_while_the_service_ends_nothing_more_is_taken_and_what_runs_gets_a
     assert refused.status_code == 503
     assert refused.headers["retry-after"]
     assert refused.json()["error"]["message"] == "The service is stopping"
-    await asyncio.wait_for(wait_for_the_end(setup.lifecycle, setup.in_flight, 0.1, 0), 10)
+    await asyncio.wait_for(wait_for_the_end(setup.lifecycle, setup.in_flight, 0.1, 0), 120)
     for answer in await asyncio.gather(*tasks):
         assert answer.status_code == 503
         assert "before this answer was complete" in answer.json()["error"]["message"]
@@ -232,14 +232,14 @@ async def test_a_second_signal_ends_what_runs_at_once() -> None:
     await until(lambda: len(setup.inner.bodies) == 1)
     setup.lifecycle.stop()
     setup.lifecycle.stop()
-    await asyncio.wait_for(wait_for_the_end(setup.lifecycle, setup.in_flight, 3600, 0), 10)
+    await asyncio.wait_for(wait_for_the_end(setup.lifecycle, setup.in_flight, 3600, 0), 120)
     assert (await tasks[0]).status_code == 503
 
 
 async def test_with_nothing_to_wait_for_the_end_comes_at_once() -> None:
     setup = Setup()
     setup.lifecycle.stop()
-    await asyncio.wait_for(wait_for_the_end(setup.lifecycle, setup.in_flight, 3600, 3600), 10)
+    await asyncio.wait_for(wait_for_the_end(setup.lifecycle, setup.in_flight, 3600, 3600), 120)
 
 
 @pytest.mark.parametrize("prompt", ["1 a", ["1 a", "2 b"]])
@@ -261,10 +261,11 @@ async def test_a_stream_that_is_ended_says_so_in_an_event(path: str, prompt: Any
     body = {"prompt": prompt, "messages": [{"role": "user", "content": "1"}], "stream": True}
     task = asyncio.create_task(setup.post(path, body))
     await until(lambda: len(setup.inner.bodies) == (1 if isinstance(prompt, str) else 2))
-    await asyncio.sleep(0.05)  # the first event goes out
+    for _ in range(100):
+        await asyncio.sleep(0)  # the first event goes out
     setup.lifecycle.engine_died()
-    await asyncio.wait_for(wait_for_the_end(setup.lifecycle, setup.in_flight, 3600, 0), 10)
-    answer = await asyncio.wait_for(task, 10)
+    await asyncio.wait_for(wait_for_the_end(setup.lifecycle, setup.in_flight, 3600, 0), 120)
+    answer = await asyncio.wait_for(task, 120)
     assert answer.status_code == 200
     events = [event for event in answer.text.split("\n\n") if event]
     if path == "/v1/messages":

@@ -47,14 +47,14 @@ async def test_a_request_stays_with_the_version_it_came_to() -> None:
     assert not left.done()
     old.go.set()
     await asyncio.gather(*early)
-    await asyncio.wait_for(left, 5)
+    await asyncio.wait_for(left, 120)
     assert (old.answered, new.answered) == (2, 1)
 
 
 async def test_a_version_without_a_request_has_left() -> None:
     versions = Versions(first := version(SlowApp()))
     versions.switch(version(SlowApp()))
-    await asyncio.wait_for(versions.last_answer(first), 5)
+    await asyncio.wait_for(versions.last_answer(first), 120)
 
 
 async def test_a_request_that_fails_is_over_too() -> None:
@@ -66,7 +66,7 @@ async def test_a_request_that_fails_is_over_too() -> None:
     with pytest.raises(RuntimeError):
         await versions({"type": "http"}, None, None)  # type: ignore[arg-type]
     versions.switch(version(SlowApp()))
-    await asyncio.wait_for(versions.last_answer(first), 5)
+    await asyncio.wait_for(versions.last_answer(first), 120)
 
 
 def test_a_bundle_that_does_not_fit_the_running_engine(bundle: Bundle) -> None:

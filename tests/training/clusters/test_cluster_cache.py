@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tests.stand_ins.thread_world import together
-from training.clusters.cache import ClusterCache, ExactCache, RingCache
+from training.clusters.cache import ClusterCache, ExactCache, NoCache, RingCache
 from training.stages.checkpoint import Checkpoint
 from training.stages.processes import World
 
@@ -213,3 +213,12 @@ def test_several_processes_hold_one_cache(kind: str, size: int) -> None:
     for found in everyone[1:]:
         for one, other in zip(found, everyone[0], strict=True):
             assert all(torch.equal(one[label], other[label]) for label in other)
+
+
+def test_only_the_batch_under_way_is_in_the_mean() -> None:
+    cache = NoCache(World())
+    cache.insert(np.array([0, 1, 0]), [0, 1, 2], torch.tensor([[2.0, 0.0], [0.0, 4.0], [0.0, 2.0]]))
+    assert cache.mean(0).tolist() == [1.0, 1.0]
+    assert cache.mean(1).tolist() == [0.0, 4.0]
+    cache.insert(np.array([0]), [0], torch.tensor([[8.0, 8.0]]))
+    assert cache.mean(0).tolist() == [8.0, 8.0]

@@ -188,7 +188,11 @@ def test_budgets_come_from_the_machine_if_none_is_given(
 
 
 @pytest.mark.parametrize(
-    ("rank", "tokens", "cache", "gradients"), [(32, 2048, "exact", "recompute"), (8, 512, "ring", "disk")]
+    ("rank", "tokens", "cache", "gradients"),
+    [
+        pytest.param(32, 2048, "exact", "recompute", marks=pytest.mark.slow),  # half a minute
+        (8, 512, "ring", "disk"),
+    ],
 )
 def test_predicted_and_measured_peak_agree(
     shared: Path, tmp_path: Path, rank: int, tokens: int, cache: str, gradients: str

@@ -83,7 +83,7 @@ def look(browser: str, page: Path, width: int, folder: Path, *options: str) -> d
             *("--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={folder / 'profile'}"),
             *("--window-size=1400,1000", *options, "--dump-dom", (folder / "look.html").as_uri()),
         ],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, timeout=600, check=True,
     )  # fmt: skip
     found = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
     assert found, done.stdout[-2000:] + done.stderr[-2000:]

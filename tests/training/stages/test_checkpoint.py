@@ -186,11 +186,14 @@ def test_no_room_to_save_is_said_and_costs_nothing(room: int, file: str, tmp_pat
     assert not (folder / file).exists()
 
 
-def test_it_is_due_by_the_clock_since_the_last_save(tmp_path: Path) -> None:
+def test_it_is_due_by_the_clock_since_the_last_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("training.stages.checkpoint.time.monotonic", lambda: now[0])
     assert checkpoint(tmp_path).due()
-    slow = checkpoint(tmp_path, every=0.05)
+    slow = checkpoint(tmp_path, every=60)
+    now[0] += 59
     assert not slow.due()
-    time.sleep(0.06)
+    now[0] += 1
     assert slow.due()
     slow.save({}, {})
     assert not slow.due()

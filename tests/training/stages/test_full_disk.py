@@ -168,7 +168,7 @@ def apart(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [*(prefix if may else []), sys.executable, "-c", code, str(folder)],
         # One thread: a fork has no use of the others, and would wait for them for ever.
         cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, check=False, timeout=120,
+        capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder
