@@ -115,7 +115,9 @@ class Dispatch:
         client: Client,
         answer: Answer,
     ) -> None:
-        body = self._models.coerced(endpoint, accepted_body(endpoint, scope, raw))
+        accepted = accepted_body(endpoint, scope, raw)
+        await self._models.check_items(endpoint, accepted)
+        body = self._models.coerced(endpoint, accepted)
         check_tools(endpoint, body, self._calls_known)
         self._limits.check(endpoint, body)
         target = self._named(body)

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.routing import BaseRoute
 
+from service.engine.item_check import MAX_FIELDS, check_items
 from service.errors import CONTEXT_LENGTH, BadRequestError, ContextLengthError, reshaped
 from service.request.constraints import constraints
 from service.request.endpoints import ENDPOINTS, Endpoint
@@ -30,6 +32,9 @@ _ALREADY_STARTED = "Caught handled exception, but response already started"
 """What Starlette raises from an error that it would have answered, had no stream begun."""
 _CLASS_NAME = re.compile(r" or (?:an )?instance of \w+")
 _TYPE_NAMES = {"str", "int", "float", "bool", "bytes", "list", "dict", "tuple", "set", "none"}
+_EXPLAINING_SECONDS = 0.1  # ours: others are not answered meanwhile
+_PIECE = 64
+_LISTS = ("messages", "input", "tools", "system")
 _SAY_LEAST = ("literal_error", "model_type", "missing", "string_type")
 """Errors that say least: every other branch of a union reports one of them."""
 
@@ -40,6 +45,7 @@ class RequestModels:
     def __init__(self, engine_routes: Sequence[BaseRoute]) -> None:
         """`engine_routes` are those of vLLM's app."""
         self._models: dict[str, TypeAdapter[Any]] = {}
+        self._lists: dict[tuple[str, bool], dict[str, TypeAdapter[Any]]] = {}
         self._values: dict[tuple[str, bool], dict[str, TypeAdapter[Any]]] = {}
         for route in engine_routes:
             dependant = getattr(route, "dependant", None)
@@ -50,6 +56,11 @@ class RequestModels:
                 for model in get_args(annotation) or (annotation,):
                     key = (route.path, "messages" in model.model_fields)  # type: ignore[attr-defined]
                     self._values[key] = _plain_values(model)
+                    self._lists[key] = {
+                        name: TypeAdapter(model.model_fields[name].annotation)  # type: ignore[attr-defined]
+                        for name in _LISTS
+                        if name in model.model_fields  # type: ignore[attr-defined]
+                    }
 
     def coerced(self, endpoint: Endpoint, body: dict[str, Any]) -> dict[str, Any]:
         """Return the body with the values that the engine reads: a number from "5", no from "false".
@@ -69,6 +80,8 @@ class RequestModels:
             if name not in body:
                 continue
             try:
+                for piece in _pieces(body[name]):  # the first mistakes are enough
+                    adapter.validate_python(piece)
                 read[name] = adapter.validate_python(body[name])
             except ValidationError as error:
                 raise _first(error, name) from error
@@ -77,6 +90,27 @@ class RequestModels:
                     raise BadRequestError(str(error.args[0]) if error.args else name, parameter) from error
                 raise BadRequestError(f"{name}: the engine can't read this value", name) from error
         return read
+
+    async def check_items(self, endpoint: Endpoint, body: dict[str, Any]) -> None:
+        """Let a body through that the engine can read, or can explain in no time.
+
+        Raises:
+            BadRequestError: it has too many fields, or a long list with several mistakes.
+
+        """
+        if len(body) > MAX_FIELDS:
+            raise BadRequestError(f"The request has {len(body)} fields; the limit is {MAX_FIELDS}")
+        model = self._models.get(endpoint.path)
+        lists = self._lists.get((endpoint.path, "messages" in body)) or self._lists.get(
+            (endpoint.path, "messages" not in body), {}
+        )
+        error = None if model is None else await check_items(model, lists, body)
+        if isinstance(error, ValidationError):
+            raise _first(error) from error
+        if error is not None:
+            raise BadRequestError(
+                "The engine can't read an item of this request; see /openapi.json"
+            ) from error
 
     def mistake(self, endpoint: Endpoint, body: Mapping[str, Any], error: bytes) -> BadRequestError | None:
         """Return what is wrong with a body for the endpoint, or None if it is not to blame.
@@ -120,7 +154,10 @@ class RequestModels:
 
     def _culprit(self, model: TypeAdapter[Any], body: Mapping[str, Any]) -> str | None:
         """Return the field without which the model does not fail in an unexpected way."""
+        deadline = time.monotonic() + _EXPLAINING_SECONDS
         for field in body:
+            if time.monotonic() > deadline:
+                return None
             try:
                 model.validate_python({name: value for name, value in body.items() if name != field})
             except ValidationError:
@@ -139,6 +176,19 @@ def _constraint(body: Mapping[str, Any], error: bytes) -> BadRequestError | None
     return BadRequestError(
         f"{fields[0]}: the engine can't follow this; is it a loop, or impossible?", fields[0]
     )
+
+
+def _pieces(value: Any) -> Iterator[Any]:
+    """Yield a long list or map of plain values in pieces of which all mistakes can be listed."""
+    if isinstance(value, dict) and len(value) > _PIECE:
+        items = list(value.items())
+        yield from (dict(items[start : start + _PIECE]) for start in range(0, len(items), _PIECE))
+    elif isinstance(value, list):
+        if len(value) > _PIECE:
+            yield from (value[start : start + _PIECE] for start in range(0, len(value), _PIECE))
+        for inner in value:
+            if isinstance(inner, list) and len(inner) > _PIECE:
+                yield from ([piece] for piece in _pieces(inner))
 
 
 def _plain_values(model: type[BaseModel]) -> dict[str, TypeAdapter[Any]]:

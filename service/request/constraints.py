@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from service.errors import BadRequestError
+from service.request.pattern_size import MAX_POSITIONS, patterns, positions
 
 MAX_CHARACTERS = 65_536  # ours: some seconds of compiling on a slow machine
+MAX_BAD_WORDS = 4_096  # ours: some ten milliseconds
 _FREE_CHOICES = (None, "auto", "none")
 
 
@@ -33,7 +35,7 @@ def check_constraints(body: Mapping[str, Any]) -> None:
     """Let a request through whose constraints are of a size that the engine can compile.
 
     Raises:
-        BadRequestError: one is longer than MAX_CHARACTERS as JSON.
+        BadRequestError: one is longer than MAX_CHARACTERS as JSON, or its patterns than MAX_POSITIONS.
 
     """
     for field, value in constraints(body).items():
@@ -43,4 +45,24 @@ def check_constraints(body: Mapping[str, Any]) -> None:
                 f"{field}: {size:,} characters are more than the {MAX_CHARACTERS:,} that may force the form "
                 "of an answer",
                 field,
+            )
+        size = sum(map(positions, patterns(value)))
+        if size > MAX_POSITIONS:
+            raise BadRequestError(
+                f"{field}: its patterns stand for {size:,} characters, repetitions counted; the limit is "
+                f"{MAX_POSITIONS:,}",
+                field,
+            )
+    _check_bad_words(body.get("bad_words"))
+
+
+def _check_bad_words(words: object) -> None:
+    """The engine reads each of them twice with its tokenizer, and answers nobody meanwhile."""
+    if isinstance(words, list):
+        size = sum(len(word) for word in words if isinstance(word, str))
+        if size > MAX_BAD_WORDS or len(words) > MAX_BAD_WORDS // 4:
+            raise BadRequestError(
+                f"bad_words: {len(words):,} words of {size:,} characters; the limits are {MAX_BAD_WORDS // 4:,} and "
+                f"{MAX_BAD_WORDS:,}",
+                "bad_words",
             )
