@@ -1,7 +1,8 @@
-"""`gradientspace plan`: what Stage II will hold, write and send, before anything is loaded."""
+"""`gradientspace plan`: what a run will hold, write and send, before anything is loaded."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,16 +77,23 @@ def plan(
 
 
 def _plan(recipe: Recipe, rows: int | None, processes: int) -> Plan:
+    from training.errors import TrainingError
     from training.memory.machine import measure_budget
     from training.memory.model_shape import read_shape
     from training.memory.plan import count_rows, draft_plan
+    from training.memory.planning import with_finetuning
     from training.rows.reading import read_rows
 
     room = measure_budget(recipe.memory_budget, recipe.disk_budget, recipe.output or Path(), processes)
     shape = read_shape(recipe.base.model, recipe.lora.rank, recipe.base.revision)
     total = len(read_rows(recipe.data.files)[0]) if rows is None else rows
     longest = min(recipe.data.max_length, shape.max_positions)
-    return draft_plan(shape, recipe.clusters, count_rows(total, recipe.split, longest), room)
+    drafted = draft_plan(shape, recipe.clusters, count_rows(total, recipe.split, longest), room)
+    in_half = recipe.base.dtype == "bfloat16" or (recipe.base.dtype == "auto" and not room.on_cpu)
+    try:
+        return with_finetuning(drafted, recipe, shape, longest, 2 if in_half else 4, room)
+    except TrainingError as error:
+        return replace(drafted, shortfall=drafted.shortfall or str(error))
 
 
 def _print_table(made: Plan) -> None:
@@ -107,6 +115,7 @@ def _print_table(made: Plan) -> None:
         ("one gradient", gigabytes(made.gradient_bytes), "float32"),
         ("base weights", gigabytes(made.weights_bytes), "float32"),
         ("micro-batch", gigabytes(made.micro_batch_bytes), "activations and logits"),
+        *_finetuning(made),
         ("centroids", gigabytes(made.centroids_bytes), "held a few times over"),
         ("exact cache", gigabytes(made.exact_cache_bytes), _taken(made.cache == "exact", made.cache_reason)),
         ("ring cache", gigabytes(made.ring_cache_bytes), _taken(made.cache == "ring", made.cache_reason)),
@@ -124,6 +133,14 @@ def _print_table(made: Plan) -> None:
     console.print(table)
     for warning in made.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _finetuning(made: Plan) -> list[tuple[str, str, str]]:
+    from training.memory.finetuning import StepFit
+    from training.memory.sizes import gigabytes
+
+    steps = [StepFit(**step) for step in made.finetuning.values()]
+    return [("fine-tuning", gigabytes(step.peak_bytes), f"a step: {step.said}") for step in steps]
 
 
 def _taken(taken: bool, reason: str) -> str:

@@ -22,7 +22,7 @@ from training.clusters.gram import ProbeGradients
 from training.gradients.row_gradients import RowGradients
 from training.gradients.source import Recomputed
 from training.gradients.store import StoredGradients
-from training.memory.machine import measure_room
+from training.memory.machine import measure_budget
 from training.memory.model_shape import read_shape
 from training.memory.plan import RowCounts, plan_stage_two
 from training.progress import ignore_progress
@@ -66,7 +66,7 @@ def main() -> None:
     )
     longest_completion = max(len(row.input_ids) - row.prompt_length for row in rows)
     counts = RowCounts(len(rows), len(rows), len(probe), int(LONGEST), longest_completion)
-    room = measure_room(None, None, Path(SCRATCH))
+    room = measure_budget(None, None, Path(SCRATCH))
     plan = plan_stage_two(read_shape(BASE, int(RANK)), section, counts, room)
     world = World()
     never = Checkpoint(Path(SCRATCH) / "checkpoint", "digest", float("inf"), world)

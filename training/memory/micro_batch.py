@@ -27,7 +27,7 @@ _META = torch.device("meta")
 # glibc takes blocks of 32 MiB and more from the system and gives them back at once. Smaller ones come from its
 # heap, which aligned blocks leave full of holes: measured (docs/measurements/memory.md) for the same living tensors.
 _HEAP_LIMIT = 32 << 20
-_HEAP_WITH_HOLES = 1.75
+HEAP_WITH_HOLES = 1.75
 
 
 @dataclass(frozen=True)
@@ -69,16 +69,16 @@ def _run(shape: ModelShape, rows: int, tokens: int, completion: int, on_cpu: boo
     with RowGradients(shape.build(), pad_id=0, token_budget=rows * tokens) as source:
         sink = WholeRows(torch.empty(rows, source.dimension, device=_META))  # not the micro-batch's own
         known = [*source.model.parameters(), *source.model.buffers(), sink.gradients]
-        living = _Living(known)
-        with _CpuAttention() if on_cpu else nullcontext(), living:
+        living = LivingTensors(known)
+        with CpuAttention() if on_cpu else nullcontext(), living:
             source.stream([row] * rows, sink)
     small = living.small_at_peak if on_cpu else 0
     return MicroBatchMemory(
-        rows, tokens, activations=living.peak - small, heap=round(_HEAP_WITH_HOLES * small)
+        rows, tokens, activations=living.peak - small, heap=round(HEAP_WITH_HOLES * small)
     )
 
 
-class _Living(TorchDispatchMode):
+class LivingTensors(TorchDispatchMode):
     """Counts the bytes of tensors that live, `known` ones apart, and remembers the highest point."""
 
     def __init__(self, known: Sequence[Tensor]) -> None:
@@ -118,7 +118,7 @@ class _Living(TorchDispatchMode):
             self._large += size
 
 
-class _CpuAttention(TorchFunctionMode):
+class CpuAttention(TorchFunctionMode):
     """Takes the kernel that `attention_kernels` allows on a CPU: it keeps no probabilities [b, heads, T, T]."""
 
     def __torch_function__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from training.errors import TrainingError
@@ -81,6 +81,8 @@ class Plan:
     shortfall: str | None
     """What does not fit, and what to change."""
     warnings: tuple[str, ...]
+    finetuning: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """How an optimiser step fits, by its rows: the fields of `training.memory.finetuning.StepFit`."""
 
     @property
     def passes(self) -> float:

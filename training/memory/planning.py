@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from training.memory.machine import measure_budget
-from training.memory.model_shape import read_shape
+from training.memory.finetuning import FineTuning, StepFit, fit_step
+from training.memory.machine import Budget, measure_budget
+from training.memory.model_shape import ModelShape, read_shape
 from training.memory.plan import Plan, RowCounts, plan_stage_two
 from training.memory.sizes import gigabytes
+from training.recipe import Recipe
 from training.stages.inputs import Inputs
 from training.stages.store import Stage, StageStore
 
@@ -17,6 +19,26 @@ _PLANNED_WITH = {
     *("k", "k_max", "batch_rows", "cache_batches", "max_epochs", "micro_batch_tokens"),
     *("cache", "gradients"),
 }
+
+
+def with_finetuning(
+    plan: Plan, recipe: Recipe, shape: ModelShape, longest: int, weight_bytes: int, budget: Budget
+) -> Plan:
+    """Add to a plan of Stage II how the other stages' fine-tuning fits the same budget.
+
+    Raises:
+        TrainingError: not even one row fits.
+
+    """
+    given = FineTuning(shape, weight_bytes, recipe.lora.dropout, longest)
+    sizes = sorted({recipe.warmup.batch_rows, recipe.experts.batch_rows})
+    steps = [fit_step(given, recipe.train, rows, budget) for rows in sizes]
+    peak = max(step.peak_bytes for step in steps)
+    return replace(
+        plan,
+        phases={"fine-tuning": peak} | plan.phases,
+        finetuning={str(step.batch_rows): asdict(step) for step in steps},
+    )
 
 
 def plan_clusters(inputs: Inputs, store: StageStore) -> Plan:
@@ -40,6 +62,9 @@ def plan_clusters(inputs: Inputs, store: StageStore) -> Plan:
         "base": inputs.base.record.model_dump(),
         "rank": recipe.lora.rank,
         "clusters": section.model_dump(include=_PLANNED_WITH),
+        "train": recipe.train.model_dump(include={"micro_batch_rows", "gradient_checkpointing"}),
+        "batch_rows": [recipe.warmup.batch_rows, recipe.experts.batch_rows],
+        "dropout": recipe.lora.dropout,
         "budgets": [recipe.memory_budget, recipe.disk_budget],
         "memory": budget.memory_bytes,  # the disk's free room is left out: a run changes it itself
         "processes": store.world.size,
@@ -48,14 +73,17 @@ def plan_clusters(inputs: Inputs, store: StageStore) -> Plan:
     def work(folder: Path) -> dict[str, Any]:
         shape = read_shape(str(inputs.base.folder), recipe.lora.rank)
         plan = plan_stage_two(shape, section, rows, budget)
-        return asdict(plan)
+        weight_bytes = 4 if inputs.base.record.dtype == "float32" else 2
+        return asdict(with_finetuning(plan, recipe, shape, rows.longest, weight_bytes, budget))
 
-    done = store.deal_out([(Stage("plan", "Stage II: what it will take", depends_on), work)])[0]
+    done = store.deal_out([(Stage("plan", "What the run will take", depends_on), work)])[0]
     plan = Plan(**(done.facts | {"warnings": tuple(done.facts["warnings"])}))
     say = store.narrator.say
     say(
         f"    d = {plan.dimension:,}; peak memory about {gigabytes(plan.peak_bytes)}, at most {plan.passes:.1f} passes"
     )
+    for step in plan.finetuning.values():
+        say(f"    fine-tuning: {StepFit(**step).said}; about {gigabytes(step['peak_bytes'])}")
     say(f"    gradients: {plan.gradients} ({plan.gradients_reason})")
     say(f"    cluster cache: {plan.cache} ({plan.cache_reason})")
     for warning in plan.warnings:

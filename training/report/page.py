@@ -132,7 +132,9 @@ def _planned(plan: dict[str, Any]) -> list[tuple[str, str]]:
             continue
         if isinstance(value, dict):
             of = name.removesuffix("s").replace("_", " ")
-            lines += [(f"{of}: {part}", _megabytes(size)) for part, size in value.items()]
+            lines += [
+                (f"{of}: {part}", _megabytes(size)) for part, size in value.items() if isinstance(size, int)
+            ]
         elif name.endswith("_bytes"):
             lines.append((name.removesuffix("_bytes").replace("_", " "), _megabytes(value)))
         else:

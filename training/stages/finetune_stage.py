@@ -9,7 +9,7 @@ from typing import Any
 
 from peft import PeftModel
 
-from training.models.finetune import Schedule, Tuned, finetune_lora
+from training.models.finetune import Fit, Schedule, Tuned, finetune_lora
 from training.models.reporters import Reporting, reporters
 from training.rows.rendering import TokenRow
 from training.stages.inputs import Inputs
@@ -55,12 +55,20 @@ def finetune_stage(
                 folder,
                 advance,
                 validation=job.validation,
+                fit=_fit(store, job.schedule.batch_rows),
                 report_to=Reporting(told, run / LOGS / name, f"{run.name}/{name}") if job.curves else None,
             )
         store.narrator.say(_said(tuned))
         return asdict(tuned)
 
     return job.stage, work
+
+
+def _fit(store: StageStore, batch_rows: int) -> Fit | None:
+    """How the run's plan (the stage `plan`) fits an optimiser step into memory; whole, where nothing was planned."""
+    planned = store.results.get("plan")
+    step = planned.facts["finetuning"].get(str(batch_rows)) if planned else None
+    return Fit(step["micro_batch_rows"], step["gradient_checkpointing"]) if step else None
 
 
 def _said(tuned: Tuned) -> str:
