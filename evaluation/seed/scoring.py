@@ -106,7 +106,9 @@ def loaded(base: BaseModel, models: Sequence[Model]) -> Iterator[LoadedModels]:
         if model.kind == "base":
             plain[model.name] = base.load(torch.float32).eval()
         elif model.kind == "whole":
-            whole = AutoModelForCausalLM.from_pretrained(str(model.folder), dtype=torch.float32)
+            whole = AutoModelForCausalLM.from_pretrained(
+                str(model.folder), dtype=torch.float32, trust_remote_code=False
+            )
             plain[model.name] = cast("PreTrainedModel", torch.nn.Module.to(whole, device())).eval()
         elif peft is None:
             peft = PeftModel.from_pretrained(base.load(torch.float32), str(model.folder), model.name).eval()

@@ -15,6 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from training.errors import RecipeError
+from training.models.base_model import refuse_own_code
 
 _META = torch.device("meta")
 
@@ -69,8 +70,9 @@ def read_shape(model: str, rank: int, revision: str | None = None) -> ModelShape
 
 
 def _read_config(model: str, revision: str | None) -> Any:
+    refuse_own_code(model, model, revision)
     try:
-        return AutoConfig.from_pretrained(model, revision=revision)
+        return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
     except Exception as error:  # Transformers and the hub's client raise many kinds
         raise RecipeError(
             f"Recipe, base.model: no model config was found for {model!r} ({type(error).__name__}). Give a model's "

@@ -39,18 +39,22 @@ class BaseModel:
     @property
     def max_positions(self) -> int:
         """Tokens that the model can read at all."""
-        return int(AutoConfig.from_pretrained(self.folder).max_position_embeddings)
+        return int(AutoConfig.from_pretrained(self.folder, trust_remote_code=False).max_position_embeddings)
 
     def load(self, dtype: torch.dtype | None = None) -> PreTrainedModel:
         """Load a fresh copy, on the accelerator if there is one; `dtype` only where it must differ."""
         model = AutoModelForCausalLM.from_pretrained(
-            self.folder, dtype=dtype or self.dtype, attn_implementation="sdpa", use_safetensors=True
+            self.folder,
+            dtype=dtype or self.dtype,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=False,
         )
         return cast("PreTrainedModel", torch.nn.Module.to(model, device()))
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Load its tokenizer, with a padding token."""
-        tokenizer = AutoTokenizer.from_pretrained(self.folder)
+        tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
         if tokenizer.eos_token_id is None:
             raise RecipeError(
                 f"{self.record.id}: its tokenizer has no end-of-text token, so no answer could end. "
@@ -64,6 +68,25 @@ class BaseModel:
 def device() -> torch.device:
     """The accelerator, if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def refuse_own_code(model: Path | str, name: str, revision: str | None = None) -> None:
+    """Let a model through that Transformers itself can build; no code that lies beside weights is ever run.
+
+    Raises:
+        RecipeError: the model's config names code of its own (`auto_map`), without which it can't be built.
+
+    """
+    try:
+        AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
+    except ValueError as error:
+        if "custom code" in str(error):
+            raise RecipeError(
+                f"Recipe, base.model: {name!r} needs code of its own (auto_map in its config.json), and code of a "
+                "model is never run here. Use a base model that Transformers knows by itself."
+            ) from error
+    except Exception:
+        return  # whoever reads the config for what is in it says what is wrong
 
 
 def find_base(section: BaseSection) -> BaseModel:
@@ -84,6 +107,7 @@ def find_base(section: BaseSection) -> BaseModel:
             ) from error
     if not (folder / "config.json").is_file():
         raise RecipeError(f"Recipe, base.model: {folder} has no config.json, so it is no model folder.")
+    refuse_own_code(folder, section.model)
     try:
         weights = weights_sha256(folder)
     except BundleError as error:

@@ -116,11 +116,12 @@ def load_encoder(name: str) -> Encoder:
     bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model, info = AutoModel.from_pretrained(
             folder,
             local_files_only=True,
+            trust_remote_code=False,  # no code that lies beside weights is ever run
             use_safetensors=True,
             dtype=torch.float32,
             attn_implementation="eager",  # what the ONNX graph is traced from, so both compute the same
