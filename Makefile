@@ -35,7 +35,7 @@ lint: setup
 
 # Style and types are checked by tests/test_style.py, beside the other tests.
 test: setup
-	.venv/bin/python -m pytest -m "not slow" -n 2 --dist loadgroup --no-loadscope-reorder
+	.venv/bin/python -m pytest -m "not slow" -n 2 --no-loadscope-reorder
 
 test-slow: setup
 	.venv/bin/python -m pytest -m slow

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -40,13 +40,25 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group what `make test` deals out to its workers: all that needs the one engine, else file by file."""
-    for item in items:
-        group = "engine" if ENGINE in item.path.parents else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Put the rooms first that take long, so that neither worker ends with one of them."""
     items.sort(key=lambda item: _turn(item.path))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Deal out to the workers of `make test`: all that needs the one engine as one piece, else file by file.
+
+    By place, as xdist's own groups (`--dist loadgroup`, 3.8) have no effect on pytest 9.2's node ids.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByPlace(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "engine" if ENGINE in (ROOT / file).parents else file
+
+    return ByPlace(config, log)
 
 
 def pytest_collection_finish() -> None:
