@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from training.memory.plan import Plan
+    from training.memory.plan import Plan, RowCounts
     from training.recipe import Recipe
+
+
+_TRIED_ROWS = 64
 
 
 def plan(
@@ -40,11 +43,18 @@ def plan(
         str | None, typer.Option(help="For gradients on disk, e.g. 100GB; else half of what is free.")
     ] = None,
     processes: Annotated[int, typer.Option(help="Processes of the run, one per device.", min=1)] = 1,
+    trial: Annotated[
+        bool,
+        typer.Option(
+            help="Try the model on this machine for seconds, if its weights are here, for the time."
+        ),
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Print what clustering takes for a model, rank, K and rows: memory, disk, traffic, passes over the rows.
+    """Print what a run takes for a model, rank, K and rows: memory, disk, traffic, passes over the rows, time.
 
-    Nothing is loaded, no weights are needed. Rows are taken to be as long as data.max_length allows.
+    No weights are needed; where they are here, a trial of seconds says the time of every stage and the best number of
+    threads. For memory, rows are taken to be as long as data.max_length allows.
     """
     from cli.fail import fail
     from training.errors import TrainingError
@@ -63,7 +73,7 @@ def plan(
         given["output"] = Path()
     try:
         resolved = read_recipe(recipe, given, settings or [])
-        made = _plan(resolved, rows, processes)
+        made = _plan(resolved, rows, processes, trial)
     except TrainingError as error:
         fail(str(error))
     if as_json:
@@ -76,7 +86,7 @@ def plan(
         fail(made.shortfall)
 
 
-def _plan(recipe: Recipe, rows: int | None, processes: int) -> Plan:
+def _plan(recipe: Recipe, rows: int | None, processes: int, trial: bool) -> Plan:
     from training.errors import TrainingError
     from training.memory.machine import measure_budget
     from training.memory.model_shape import read_shape
@@ -88,12 +98,64 @@ def _plan(recipe: Recipe, rows: int | None, processes: int) -> Plan:
     shape = read_shape(recipe.base.model, recipe.lora.rank, recipe.base.revision)
     total = len(read_rows(recipe.data.files)[0]) if rows is None else rows
     longest = min(recipe.data.max_length, shape.max_positions)
-    drafted = draft_plan(shape, recipe.clusters, count_rows(total, recipe.split, longest), room)
+    counts = count_rows(total, recipe.split, longest)
+    drafted = draft_plan(shape, recipe.clusters, counts, room)
     in_half = recipe.base.dtype == "bfloat16" or (recipe.base.dtype == "auto" and not room.on_cpu)
     try:
-        return with_finetuning(drafted, recipe, shape, longest, 2 if in_half else 4, room)
+        planned = with_finetuning(drafted, recipe, shape, longest, 2 if in_half else 4, room)
+        return _tried(planned, recipe, rows, counts) if trial else replace(planned, no_trial="--no-trial")
     except TrainingError as error:
         return replace(drafted, shortfall=drafted.shortfall or str(error))
+
+
+def _tried(planned: Plan, recipe: Recipe, rows: int | None, counts: RowCounts) -> Plan:
+    """Add the time that a trial of seconds says; where there can be none, say why."""
+    from cli.diagnose import _rows
+    from training.errors import TrainingError
+    from training.memory.planning import with_trial
+    from training.memory.trial import has_weights, try_out
+    from training.models.base_model import find_base
+    from training.models.encoder import load_encoder
+    from training.rows.rendering import TokenRow, use_chat_template
+
+    if not has_weights(recipe.base.model):
+        return replace(planned, no_trial="there are no weights in a folder here, only a config")
+    if planned.shortfall:
+        return replace(planned, no_trial="the run does not fit")
+    try:
+        base = find_base(recipe.base)
+        tokenizer = base.tokenizer()
+        use_chat_template(tokenizer, recipe.base.chat_template)
+        if rows is None:
+            some = _rows(tokenizer, recipe, counts.longest, _TRIED_ROWS)
+        else:  # as for the memory: as long as they may be
+            ids = (int(tokenizer.pad_token_id or 0),) * counts.longest
+            some = [TokenRow("", None, "a prompt " * (counts.longest // 2), ids, counts.longest // 2)] * 4
+        name = recipe.router.encoder
+        here = name.startswith("package:") or Path(name).is_dir()
+        encoder = (
+            load_encoder(name) if here else None
+        )  # nothing is fetched for a trial: no time of the router then
+        most = recipe.router.max_tokens
+        encode = (lambda texts: encoder.embed(texts, most)) if encoder else None
+        measured = try_out(base, recipe.lora, tokenizer, some, encode)
+    except TrainingError as error:
+        return replace(planned, no_trial=str(error))
+    mean = sum(len(row.input_ids) for row in some) / len(some)
+    return with_trial(planned, recipe, counts, mean, measured)
+
+
+def _time(made: Plan) -> list[tuple[str, str, str]]:
+    from training.memory.planning import minutes
+
+    if not made.trial:
+        return [("time", "-", f"no trial: {made.no_trial}")]
+    stages = ", ".join(f"{stage} {minutes(seconds)}" for stage, seconds in made.seconds.items())
+    tried = ", ".join(f"{count}: {speed:,.0f}" for count, speed in made.trial["tried"].items())
+    return [
+        ("time", minutes(sum(made.seconds.values())), f"{stages}; from a trial of seconds here"),
+        ("threads", str(made.trial["threads"]), f"tokens trained on per second, by threads: {tried}"),
+    ]
 
 
 def _print_table(made: Plan) -> None:
@@ -127,6 +189,7 @@ def _print_table(made: Plan) -> None:
         ("traffic", gigabytes(made.traffic_bytes), "sent by each process per logical batch"),
         ("peak memory", gigabytes(made.peak_bytes), _phases(made)),
         ("memory budget", gigabytes(made.memory_budget_bytes), ""),
+        *_time(made),
     ):
         table.add_row(name, escape(figure), escape(note))
     console = Console()

@@ -99,6 +99,13 @@ class TrainSection(Section):
         "auto", "ours", "compute activations twice to keep fewer; auto: if one row does not fit otherwise"
     )
 
+    threads: int | None = _choice(
+        None,
+        "ours",
+        "of a CPU; none: as OMP_NUM_THREADS says, else the fewest that are as fast as any in a trial",
+        ge=1,
+    )
+
     @field_validator("report_to", mode="before")
     @classmethod
     def _one_name_is_a_list(cls, value: Any) -> Any:
@@ -251,7 +258,7 @@ def find_recipe(path: Path) -> Path:
     So `demo` and `recipes/demo.yaml` name the project's own from any folder.
     """
     own = RECIPES / path.with_suffix(".yaml").name
-    return own if not path.exists() and path.parent in (Path(), Path("recipes")) and own.is_file() else path
+    return own if not path.is_file() and path.parent in (Path(), Path("recipes")) and own.is_file() else path
 
 
 def read_recipe(path: Path | None, given: dict[str, Any], overrides: list[str]) -> Recipe:

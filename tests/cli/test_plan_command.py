@@ -20,7 +20,7 @@ def in_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_json_has_every_figure() -> None:
     done = CliRunner().invoke(
-        app, ["plan", *DEMO, "--memory-budget", "8GiB", "--disk-budget", "1GB", "--json"]
+        app, ["plan", *DEMO, "--memory-budget", "8GiB", "--disk-budget", "1GB", "--json", "--no-trial"]
     )
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
@@ -53,3 +53,21 @@ def test_a_users_mistake_is_one_sentence(arguments: list[str], says: str) -> Non
     assert done.exit_code == 2
     assert says in done.output
     assert "Traceback" not in done.output
+
+
+def test_where_the_weights_are_a_trial_says_the_time_of_every_stage() -> None:
+    done = CliRunner().invoke(app, ["plan", *DEMO, "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["no_trial"] is None
+    assert {"warm-up", "gradients", "experts"} <= set(found["seconds"])
+    assert all(seconds > 0 for seconds in found["seconds"].values())
+    assert str(found["trial"]["threads"]) in found["trial"]["tried"]
+    assert found["finetuning"]["16"]["micro_batch_rows"] == 16
+
+
+@pytest.mark.parametrize("asked", [["--base-model", "recipes/shapes/smollm2-135m"], ["--no-trial"]])
+def test_without_weights_there_is_no_trial_and_it_is_said(asked: list[str]) -> None:
+    done = CliRunner().invoke(app, ["plan", *DEMO, *asked], env={"COLUMNS": "120"})
+    assert done.exit_code == 0, done.output
+    assert "no trial: " + ("--no-trial" if asked == ["--no-trial"] else "there are no weights") in done.output

@@ -83,6 +83,12 @@ class Plan:
     warnings: tuple[str, ...]
     finetuning: dict[str, dict[str, Any]] = field(default_factory=dict)
     """How an optimiser step fits, by its rows: the fields of `training.memory.finetuning.StepFit`."""
+    trial: dict[str, Any] | None = None
+    """What a trial on this machine measured: the fields of `training.memory.trial.Trial`."""
+    no_trial: str | None = None
+    """Why there was none."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Estimated from the trial, by stage."""
 
     @property
     def passes(self) -> float:

@@ -128,7 +128,7 @@ def _planned(plan: dict[str, Any]) -> list[tuple[str, str]]:
     """Each figure of the plan with its name, in the plan's order; its warnings stand at the top of the page."""
     lines: list[tuple[str, str]] = []
     for name, value in plan.items():
-        if name == "warnings" or value is None:
+        if name in ("warnings", "trial", "seconds") or value is None:
             continue
         if isinstance(value, dict):
             of = name.removesuffix("s").replace("_", " ")
