@@ -18,7 +18,8 @@ BASE = "the base model"
 
 _TOLERANCES = {"float32": 0.01}  # ours, in nats, measured: docs/measurements/fingerprints.md
 _TOLERANCE_OF_SHORT_FLOATS = 0.1
-_APART = 3
+SURE_TOLERANCES = 3
+"""How many tolerances what one engine says must be apart for another to be held to the difference."""
 
 
 class _Record(BaseModel):
@@ -49,12 +50,30 @@ Fingerprint = tuple[TopTokens, ...]
 """One entry per fixed prompt."""
 
 
+class GreedyAnswer(_Record):
+    """An adapter's greedy answer to one of the fixed prompts, up to and with the token that ends it."""
+
+    prompt: int = Field(ge=0, description="its place among the prompts")
+    token_ids: tuple[int, ...] = Field(min_length=1)
+    shown: int = Field(ge=0, description="its first tokens, which a client sees; the others are how it ends")
+
+    @model_validator(mode="after")
+    def _it_ends(self) -> GreedyAnswer:
+        if self.shown >= len(self.token_ids):
+            raise ValueError(f"shown: {self.shown} of {len(self.token_ids)} tokens, so none of them ends it")
+        return self
+
+
 class Fingerprints(_Record):
     """The whole of `fingerprints.json`."""
 
     prompts: tuple[FixedPrompt, ...] = Field(min_length=1)
     base: Fingerprint
     adapters: dict[str, Fingerprint] = Field(description="by the adapter's name, the fallback's too")
+    answers: dict[str, GreedyAnswer] = Field(
+        default_factory=dict,
+        description="by the adapter's name; those whose answer came to an end that is sure",
+    )
 
     @model_validator(mode="after")
     def _each_answers_every_prompt(self) -> Fingerprints:
@@ -63,6 +82,9 @@ class Fingerprints(_Record):
                 raise ValueError(
                     f"adapters: {name} has {len(fingerprint)} entries for {len(self.prompts)} prompts"
                 )
+        for name, answer in self.answers.items():
+            if name not in self.adapters or answer.prompt >= len(self.prompts):
+                raise ValueError(f"answers: {name} is of no adapter, or to no prompt")
         return self
 
     @property
@@ -75,14 +97,14 @@ class Fingerprints(_Record):
 
         Two engines may each be off by the tolerance, so a pair has to be three tolerances apart.
         """
-        return [pair for pair in pairs(self.all) if pair[2] <= _APART * tolerance(dtype)]
+        return [pair for pair in pairs(self.all) if pair[2] <= SURE_TOLERANCES * tolerance(dtype)]
 
     def warnings(self, dtype: str) -> list[str]:
         """Return a sentence for every pair in `alike`."""
         return [
             f"{one} and {other} say nearly the same to the fixed prompts: {far:.3g} nats apart, and it takes "
-            f"{_APART * tolerance(dtype):.3g} to tell them apart. Were one served in the other's place, nobody would "
-            "notice"
+            f"{SURE_TOLERANCES * tolerance(dtype):.3g} to tell them apart. Were one served in the other's place, "
+            "nobody would notice"
             for one, other, far in self.alike(dtype)
         ]
 

@@ -55,6 +55,19 @@ class BaseRecord(_Record):
     license: str | None = None
 
 
+class AnswerEnd(_Record):
+    """What a trained answer ends with: the engine stops there, whatever else a client gives to stop at."""
+
+    token_ids: tuple[int, ...] = Field(
+        min_length=1, description="each of them ends an answer, and is not shown"
+    )
+    text: str | None = Field(
+        default=None,
+        min_length=1,
+        description="what the template writes before it in ordinary tokens; not shown",
+    )
+
+
 class LoraRecord(_Record):
     """The shape of an adapter, or what every adapter of the bundle fits into."""
 
@@ -212,6 +225,10 @@ class Manifest(_Record):
     fallback: FallbackRecord
     router: RouterRecord
     routed_text: RoutedText
+    answer_end: AnswerEnd | None = Field(
+        default=None,
+        description="None: an older bundle's, of which only the base's end-of-text token is known",
+    )
     calibration: Calibration
     data_licenses: tuple[str, ...] = ()
     recipe: dict[str, Any]

@@ -175,7 +175,8 @@ async def _started(
     async with contextlib.AsyncExitStack() as stack:
         try:
             with console.ticking("engine starting, usually 10-60 s"):
-                starting = running_engine(args, lifecycle.engine_died, prompt_tokens)
+                end = bundle.manifest.answer_end
+                starting = running_engine(args, lifecycle.engine_died, prompt_tokens, end)
                 engine = await stack.enter_async_context(starting)
             await _check_fingerprints(engine, bundle)
         except BundleError:

@@ -23,6 +23,7 @@ from training.progress import Narrator
 from training.recipe import Recipe
 from training.report.examples import cluster_examples
 from training.router.held_out import held_out_table
+from training.rows.answer_end import answer_end_of, described
 from training.run import Run
 from training.stage_three import expert_name
 from training.stages.inputs import read_inputs
@@ -91,6 +92,8 @@ def _parts(run: Run, terms: Sequence[Sequence[str]]) -> Parts:
     """Return what goes into the bundle; `terms` are each cluster's typical words [K]."""
     inputs, recipe, assigned, router = run.inputs, run.inputs.recipe, run.assigned, run.router
     rows = zip(run.experts, assigned.rows, assigned.shares, terms, strict=True)
+    end = answer_end_of(inputs.tokenizer, inputs.rows)
+    run.store.narrator.say(f"    answers end with {described(inputs.tokenizer, end)}")
     return Parts(
         base=inputs.base,
         chat_template=inputs.chat_template,
@@ -104,6 +107,7 @@ def _parts(run: Run, terms: Sequence[Sequence[str]]) -> Parts:
         routed_text=RoutedText(
             rule=recipe.router.routed_text, max_tokens=recipe.router.max_tokens, keeps="head_and_tail"
         ),
+        answer_end=end,
         calibration=router.made.calibration,
         data=recipe.data.files,
         data_licenses=recipe.data.licenses,

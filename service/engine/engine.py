@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from starlette.datastructures import State
 from starlette.types import ASGIApp
 
+from bundle.manifest import AnswerEnd
+from service.engine.answer_end import ending
 from service.engine.context_length import bound_prompts
 from service.engine.doors import make_alike
 from service.request.endpoints import ENDPOINTS
@@ -51,6 +53,8 @@ class LoadedBundle:
     app: ASGIApp
     adapters: Mapping[str, LoRARequest]
     """By engine name."""
+    client: Any
+    """vLLM's client as this bundle's app has it: its answers end where the bundle's do."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +87,11 @@ class RunningEngine:
         """The base model's tokenizer."""
         return self.client.renderer.get_tokenizer()
 
-    async def load(self, args: Namespace, beside: LoadedBundle) -> LoadedBundle:
+    async def load(self, args: Namespace, beside: LoadedBundle, end: AnswerEnd | None = None) -> LoadedBundle:
         """Load another bundle: vLLM's app once more, with the same routes and a state of its own.
 
-        `args` are the engine's with the other bundle's template and adapters. An adapter that `beside` has
+        `args` are the engine's with the other bundle's template and adapters, `end` is what its answers end with.
+        An adapter that `beside` has
         under the same engine name has the same weights, and is shared. Answers under way notice nothing.
 
         Raises:
@@ -97,8 +102,8 @@ class RunningEngine:
         from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
         from vllm.lora.request import LoRARequest
 
-        state = State()
-        await _init_state(self.client, state, args, lora_modules=None)
+        state, client = State(), ending(self.client, end)
+        await _init_state(client, state, args, lora_modules=None)
         state.server = self.inner.state.server
         models = state.openai_serving_models
         # The engine knows adapters by number: two bundles must never give one number to two of them.
@@ -115,7 +120,7 @@ class RunningEngine:
             if isinstance(answer, ErrorResponse):
                 await self._remove(models.lora_requests, keep=beside.adapters)
                 raise AdapterLoadError(f"{module.name}: {answer.error.message}")
-        return LoadedBundle(_with_state(self.inner, state), models.lora_requests)
+        return LoadedBundle(_with_state(self.inner, state), models.lora_requests, client)
 
     async def unload(self, loaded: LoadedBundle, keep: LoadedBundle) -> None:
         """Take a bundle's adapters out of the engine, but for those that `keep` has too.
@@ -132,11 +137,15 @@ class RunningEngine:
 
 @asynccontextmanager
 async def running_engine(
-    args: Namespace, on_death: Callable[[], None], prompt_tokens: int | None = None
+    args: Namespace,
+    on_death: Callable[[], None],
+    prompt_tokens: int | None = None,
+    end: AnswerEnd | None = None,
 ) -> AsyncIterator[RunningEngine]:
     """Start the engine with every adapter loaded, and end all its processes on the way out.
 
-    A prompt may have as many tokens as leave room for an answer, and no more than `prompt_tokens`.
+    A prompt may have as many tokens as leave room for an answer, and no more than `prompt_tokens`. `end` is what the
+    bundle's answers end with.
 
     Starting blocks the event loop for as long as it takes. vLLM names no stable interface for this;
     these five names changed by 0 to 41 lines between its last two releases.
@@ -153,12 +162,13 @@ async def running_engine(
     async with build_async_engine_client(args) as client:
         tasks = await client.get_supported_tasks()
         inner = build_app(args, tasks, client.model_config)
-        await _init_state(client, inner.state, args, args.lora_modules)
+        ended = ending(client, end)
+        await _init_state(ended, inner.state, args, args.lora_modules)
         inner.state.server = ServerStandIn(on_death)
         inner.router.routes.sort(key=_is_not_served)
         inner.middleware_stack = inner.build_middleware_stack()  # once: its metrics can't be registered twice
         async with inner.router.lifespan_context(inner):
-            first = LoadedBundle(inner, inner.state.openai_serving_models.lora_requests)
+            first = LoadedBundle(inner, inner.state.openai_serving_models.lora_requests, ended)
             yield RunningEngine(client, args, first, inner)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bundle.errors import BundleError
 from bundle.fingerprints import (
@@ -23,6 +23,7 @@ from bundle.read import Bundle
 from service.engine.engine import LoadedBundle, RunningEngine
 
 if TYPE_CHECKING:
+    from vllm import SamplingParams
     from vllm.lora.request import LoRARequest
 
 
@@ -32,14 +33,17 @@ async def check_fingerprints(engine: RunningEngine, loaded: LoadedBundle, bundle
     Returns the largest distance to the record, in nats.
 
     Raises:
-        BundleError: one of them is further from its record than the tolerance, or the tokenizer is another.
+        BundleError: one of them is further from its record than the tolerance, the tokenizer is another, or an answer
+            does not end where it ended in training.
 
     """
     record = bundle.fingerprints
     _check_tokenizer(engine, record)
     adapters = {adapter.name: loaded.adapters[adapter.engine_name] for adapter in bundle.manifest.adapters}
     measured = await measure(engine, record.prompts, adapters)
-    return compare(record, measured, bundle.manifest.base.dtype)
+    farthest = compare(record, measured, bundle.manifest.base.dtype)
+    await _check_ends(engine.max_model_len, loaded, bundle)
+    return farthest
 
 
 async def measure(
@@ -111,20 +115,51 @@ def _check_tokenizer(engine: RunningEngine, record: Fingerprints) -> None:
             )
 
 
+async def _check_ends(longest: int, loaded: LoadedBundle, bundle: Bundle) -> None:
+    """Have every adapter go on from where its recorded answer is about to end."""
+    from vllm import SamplingParams
+
+    record, end = bundle.fingerprints, bundle.manifest.answer_end
+    for adapter in bundle.manifest.adapters:
+        recorded = record.answers.get(adapter.name)
+        if recorded is None:
+            continue
+        prompt = record.prompts[recorded.prompt]
+        rest = recorded.token_ids[recorded.shown :]
+        # What is shown is given, not generated: a rounding there would lead to another answer, and it is the end that
+        # is asked for.
+        ids = [*prompt.token_ids, *recorded.token_ids[: recorded.shown]]
+        if len(ids) + len(rest) >= longest:
+            continue
+        asked = SamplingParams(max_tokens=len(rest) + 1, temperature=0, skip_special_tokens=False)
+        output = await _last(loaded.client, ids, asked, loaded.adapters[adapter.engine_name])
+        still_shown = end is not None and end.text is not None and end.text in output.text
+        if output.finish_reason != "stop" or still_shown:
+            raise BundleError(
+                FINGERPRINTS_FILE,
+                f"answers.{adapter.name}",
+                f"its answer to {prompt.text.strip()[-60:]!r} goes on in the engine where training's ends",
+                "Copy the bundle again from where it was made, or make it again",
+            )
+
+
+async def _last(client: Any, ids: list[int], asked: SamplingParams, adapter: LoRARequest | None) -> Any:
+    """Return what the engine has generated after these tokens when it is done."""
+    name = f"fingerprint-{uuid.uuid4().hex}"
+    final = None
+    async for answer in client.generate({"prompt_token_ids": ids}, asked, name, lora_request=adapter):
+        final = answer
+    assert final is not None, "the engine ended the answer before it began"
+    return final.outputs[0]
+
+
 async def _top_tokens(engine: RunningEngine, prompt: FixedPrompt, adapter: LoRARequest | None) -> TopTokens:
     from vllm import SamplingParams
 
     asked = SamplingParams(max_tokens=1, temperature=1.0, logprobs=TOP_TOKENS, skip_reading_prefix_cache=True)
-    ids = list(prompt.token_ids)
-    answers = engine.client.generate(
-        {"prompt_token_ids": ids}, asked, f"fingerprint-{uuid.uuid4().hex}", lora_request=adapter
-    )
-    final = None
-    async for answer in answers:
-        final = answer
-    assert final is not None, "the engine ended the answer before it began"
+    output = await _last(engine.client, list(prompt.token_ids), asked, adapter)
     # The sampled token comes along even if it is not among the top.
-    top = sorted(final.outputs[0].logprobs[0].items(), key=lambda entry: -entry[1].logprob)[:TOP_TOKENS]
+    top = sorted(output.logprobs[0].items(), key=lambda entry: -entry[1].logprob)[:TOP_TOKENS]
     return TopTokens(
         token_ids=tuple(token for token, _ in top), logprobs=tuple(entry.logprob for _, entry in top)
     )

@@ -182,7 +182,7 @@ class Reloader:
         args = args_for(bundle, self._engine.args)
         router = await asyncio.to_thread(self._load_router, bundle)
         try:
-            loaded = await self._engine.load(args, beside)
+            loaded = await self._engine.load(args, beside, bundle.manifest.answer_end)
         except BaseException:
             router.close()
             raise

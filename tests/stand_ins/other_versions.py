@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from bundle.digests import ADAPTER_WEIGHTS, adapter_digest, file_sha256, weights_sha256
 from bundle.fingerprints import Fingerprints
-from bundle.manifest import MANIFEST_FILE, Manifest
+from bundle.manifest import MANIFEST_FILE, AnswerEnd, Manifest
 from bundle.read import Bundle, read_bundle
 from training.bundling.fingerprints import make_fingerprints
 from training.models.base_model import BaseModel, find_base
@@ -39,6 +39,9 @@ def seal(folder: Path, change: Callable[[dict[str, Any]], None] = lambda content
     return read_bundle(folder)
 
 
+EOS = AnswerEnd(token_ids=(2,))  # the demo's, for a bundle that is older than the field
+
+
 def change_weights(folder: Path, change: Callable[[str, torch.Tensor], torch.Tensor]) -> None:
     weights = load_file(folder / ADAPTER_WEIGHTS)
     save_file({name: change(name, tensor) for name, tensor in weights.items()}, folder / ADAPTER_WEIGHTS)
@@ -51,7 +54,7 @@ def base_of(bundle: Bundle, folder: Path) -> BaseModel:
 def recorded(bundle: Bundle, base: BaseModel) -> Fingerprints:
     template = bundle.chat_template.read_text()
     folders = {record.name: bundle.folder / record.folder for record in bundle.manifest.adapters}
-    return make_fingerprints(base, template, folders)
+    return make_fingerprints(base, template, folders, bundle.manifest.answer_end or EOS)
 
 
 def next_version(bundle: Bundle, base: Path, folder: Path) -> Bundle:

@@ -23,6 +23,7 @@ from bundle.manifest import (
     HELD_OUT_FILE,
     OTHER_ROUTERS_FOLDER,
     ROUTER_FOLDER,
+    AnswerEnd,
     Calibration,
     ExpertRecord,
     FallbackRecord,
@@ -83,6 +84,7 @@ class Parts:
     router_folder: Path
     router: RouterRecord
     routed_text: RoutedText
+    answer_end: AnswerEnd
     calibration: Calibration
     data: Sequence[str]
     """Files or hub ids of the rows."""
@@ -119,9 +121,15 @@ def _fingerprints(parts: Parts, narrator: Narrator) -> Fingerprints:
     adapters = {expert.name: expert.adapter for expert in parts.experts}
     if parts.fallback.adapter is not None:
         adapters[FALLBACK_NAME] = parts.fallback.adapter
-    fingerprints = make_fingerprints(parts.base, parts.chat_template, adapters)
+    fingerprints = make_fingerprints(parts.base, parts.chat_template, adapters, parts.answer_end)
     for warning in fingerprints.warnings(parts.base.record.dtype):
         narrator.warn(warning)
+    endless = [name for name in adapters if name not in fingerprints.answers]
+    if endless:
+        narrator.warn(
+            f"no short answer of {', '.join(endless)} to the fixed prompts came to a sure end: the service can't "
+            "check beforehand that theirs end"
+        )
     return fingerprints
 
 
@@ -157,6 +165,7 @@ def _manifest(folder: Path, parts: Parts) -> Manifest:
         ),
         router=parts.router,
         routed_text=parts.routed_text,
+        answer_end=parts.answer_end,
         calibration=parts.calibration,
         data_licenses=parts.data_licenses,
         recipe=parts.recipe,

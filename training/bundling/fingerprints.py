@@ -13,7 +13,18 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from bundle.fingerprints import TOP_TOKENS, Fingerprint, Fingerprints, FixedPrompt, TopTokens
+from bundle.fingerprints import (
+    SURE_TOLERANCES,
+    TOP_TOKENS,
+    Fingerprint,
+    Fingerprints,
+    FixedPrompt,
+    GreedyAnswer,
+    TopTokens,
+    tolerance,
+)
+from bundle.manifest import AnswerEnd
+from training.bundling.greedy_answer import greedy_answer
 from training.models.base_model import BaseModel
 
 _PROMPTS = (
@@ -27,19 +38,27 @@ _PROMPTS = (
 _DECIMALS = 5
 
 
-def make_fingerprints(base: BaseModel, chat_template: str, adapters: Mapping[str, Path]) -> Fingerprints:
+def make_fingerprints(
+    base: BaseModel, chat_template: str, adapters: Mapping[str, Path], end: AnswerEnd
+) -> Fingerprints:
     """Return the fingerprints of the base and of each adapter (a PEFT folder, by its name in the bundle).
 
-    In the dtype that the bundle is served in, with Transformers and PEFT.
+    In the dtype that the bundle is served in, with Transformers and PEFT. `end` is what answers end with: an answer
+    of each adapter is recorded that does.
     """
     prompts = _fixed_prompts(base, chat_template)
     model: nn.Module = base.load().eval()
     of_base, of_adapters = _fingerprint(model, prompts), {}
+    answers: dict[str, GreedyAnswer] = {}
+    sure = SURE_TOLERANCES * tolerance(base.record.dtype)
     for name, folder in adapters.items():
         adapted = PeftModel.from_pretrained(model, str(folder)).eval()  # type: ignore[arg-type]
         of_adapters[name] = _fingerprint(adapted, prompts)
+        answer = greedy_answer(adapted, base.tokenizer(), prompts, end, sure)
+        if answer is not None:
+            answers[name] = answer
         model = adapted.unload()
-    return Fingerprints(prompts=prompts, base=of_base, adapters=of_adapters)
+    return Fingerprints(prompts=prompts, base=of_base, adapters=of_adapters, answers=answers)
 
 
 def _fixed_prompts(base: BaseModel, chat_template: str) -> tuple[FixedPrompt, ...]:

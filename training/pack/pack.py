@@ -13,7 +13,15 @@ import numpy as np
 from transformers.utils import logging as transformers_logging
 
 from bundle.base_check import base_shapes
-from bundle.manifest import EXPERT_NAME, MANIFEST_FILE, RESERVED_NAMES, Calibration, RoutedText, RouterRecord
+from bundle.manifest import (
+    EXPERT_NAME,
+    MANIFEST_FILE,
+    RESERVED_NAMES,
+    AnswerEnd,
+    Calibration,
+    RoutedText,
+    RouterRecord,
+)
 from bundle.read import Bundle
 from training.bundling.bundle import Expert, Fallback, Parts, write_bundle
 from training.clusters.terms import top_terms
@@ -27,6 +35,7 @@ from training.progress import Narrator
 from training.recipe import BaseSection
 from training.router.export import write_router
 from training.router.head import Head, calibrated, drawn_half, fit_head
+from training.rows.answer_end import answer_end_of_template, described
 from training.rows.reading import is_file_name
 from training.rows.rendering import prompt_ids, use_chat_template
 
@@ -69,6 +78,7 @@ def pack(packing: Packing, narrator: Narrator) -> Bundle:
     for adapter in adapters:
         _warn_of_another_base(adapter, base, narrator)
     template = _chat_template(packing, base, narrator)
+    end = _answer_end(base, template, narrator)
     encoder = load_encoder(packing.encoder)
     encoder.tokens(packing.max_tokens)  # refused now if it can't read so many
     head, names = _given_head(packing, encoder)
@@ -98,6 +108,7 @@ def pack(packing: Packing, narrator: Narrator) -> Bundle:
                     hidden=encoder.hidden,
                 ),
                 routed_text=RoutedText(rule=_RULE, max_tokens=packing.max_tokens, keeps="head_and_tail"),
+                answer_end=end,
                 calibration=calibration,
                 data=packing.rows,
                 data_licenses=packing.data_licenses,
@@ -200,6 +211,14 @@ def _chat_template(packing: Packing, base: BaseModel, narrator: Narrator) -> str
                 f"{folder} holds another chat template. If {name} was trained with it, give it with --chat-template"
             )
     return template
+
+
+def _answer_end(base: BaseModel, template: str, narrator: Narrator) -> AnswerEnd:
+    tokenizer = base.tokenizer()
+    tokenizer.chat_template = template
+    end = answer_end_of_template(tokenizer)
+    narrator.say(f"Answers end with {described(tokenizer, end)}, as the chat template says")
+    return end
 
 
 def _given_head(packing: Packing, encoder: Encoder) -> tuple[Head | None, tuple[str, ...]]:

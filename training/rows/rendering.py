@@ -111,6 +111,13 @@ def render(
     )
 
 
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Return every token that is no text, with its id; a tokenizer's named ones need not be all of them."""
+    named = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
+    added = ((str(token), place) for place, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return dict((*named, *added))
+
+
 def _as_text(tokenizer: PreTrainedTokenizerBase, messages: list[Message], open_turn: bool) -> str:
     rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=open_turn, tokenize=False)
     return cast("str", rendered)
@@ -120,7 +127,7 @@ def _up_to_end_of_turn(tokenizer: PreTrainedTokenizerBase, text: str) -> list[in
     # A template may close the turn with a special token and then a newline that no model should have to write;
     # or with nothing at all, and then the model would never learn to stop.
     ids = [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
-    special = set(tokenizer.all_special_ids)
+    special = set(special_tokens(tokenizer).values())
     last_special = next((place for place in reversed(range(len(ids))) if ids[place] in special), None)
     if last_special is not None and not str(tokenizer.decode(ids[last_special + 1 :])).strip():
         return ids[: last_special + 1]

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from bundle.fingerprints import BASE, TOP_TOKENS, Fingerprints, distance
+from bundle.manifest import AnswerEnd
 from tests.stand_ins.tiny_model import make_random, tiny_llama, with_adapter
 from training.bundling.fingerprints import make_fingerprints
 from training.models.base_model import BaseModel
@@ -37,7 +38,7 @@ def adapters(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 @pytest.fixture(scope="module")
 def made(base: BaseModel, adapters: dict[str, Path]) -> Fingerprints:
-    return make_fingerprints(base, TEMPLATE, adapters)
+    return make_fingerprints(base, TEMPLATE, adapters, AnswerEnd(token_ids=(2,)))
 
 
 def test_each_is_what_a_fresh_model_with_that_adapter_alone_says(
