@@ -10,7 +10,7 @@ from training.memory.model_shape import ModelShape, read_shape
 from training.memory.plan import Plan, RowCounts, draft_plan
 from training.memory.sizes import gigabytes
 from training.memory.stage_two import MemoryNeed
-from training.recipe import ClustersSection
+from training.recipe import ClustersSection, LoraSection
 
 _SHAPES = Path(__file__).parents[1] / "recipes" / "shapes"
 _NAMES = ("llama-2-7b", "llama-3.2-1b", "smollm2-135m")
@@ -34,7 +34,7 @@ def shapes_table() -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in _NAMES:
-        shape = read_shape(str(_SHAPES / name), rank=32)
+        shape = read_shape(str(_SHAPES / name), LoraSection(rank=32))
         five, ten = (_need(shape, ClustersSection(k=7, cache_batches=alpha)) for alpha in (5, 10))
         on_cpu = micro_batch_memory(shape, 2048, 1024, 512, on_cpu=True)
         row = shape.gradient_bytes
@@ -53,7 +53,7 @@ def shapes_table() -> str:
 
 def scale_table() -> str:
     """Ten million rows on a 7B base: the defaults, and what was changed, on 8 and on 64 GPUs."""
-    shape = read_shape(str(_SHAPES / "llama-2-7b"), rank=32)
+    shape = read_shape(str(_SHAPES / "llama-2-7b"), LoraSection(rank=32))
     lines = [
         "| | defaults, 8 GPUs | defaults, 64 GPUs | changed, 8 GPUs | changed, 64 GPUs |",
         "|---|---|---|---|---|",

@@ -95,7 +95,7 @@ def _plan(recipe: Recipe, rows: int | None, processes: int, trial: bool) -> Plan
     from training.rows.reading import read_rows
 
     room = measure_budget(recipe.memory_budget, recipe.disk_budget, recipe.output or Path(), processes)
-    shape = read_shape(recipe.base.model, recipe.lora.rank, recipe.base.revision)
+    shape = read_shape(recipe.base.model, recipe.lora, recipe.base.revision)
     total = len(read_rows(recipe.data.files)[0]) if rows is None else rows
     longest = min(recipe.data.max_length, shape.max_positions)
     counts = count_rows(total, recipe.split, longest)

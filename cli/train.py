@@ -51,6 +51,10 @@ def train(
             "(router.target_agreement)."
         ),
     ] = None,
+    train_only: Annotated[
+        bool,
+        typer.Option("--train-only", help="Go on where the engine could serve no experts on the base."),
+    ] = False,
     help_recipe: Annotated[
         bool,
         typer.Option(
@@ -76,6 +80,7 @@ def train(
         "data.files": data,
         "base.model": base_model,
         "output": output,
+        "train_only": train_only or None,
         "memory_budget": memory_budget,
         "disk_budget": disk_budget,
         "router.target_agreement": target_agreement,

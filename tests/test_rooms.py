@@ -45,8 +45,8 @@ SUB_ROOMS: dict[str, tuple[str, ...]] = {
 }
 KNOWS_VLLM = "service/engine"
 """A new vLLM touches this folder and no other: all modules of its that are named stand here."""
-ASKS_VLLM = ("evaluation/answers/vllm_worker.py",)
-"""What only uses the interface that vLLM documents for scripts, and may not import the service."""
+ASKS_VLLM = ("evaluation/answers/vllm_worker.py", "training/models/servable.py")
+"""What uses the interface that vLLM documents for scripts, or reads its registry, and may not import the service."""
 
 
 def _names(path: Path) -> Iterator[str]:

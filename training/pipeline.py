@@ -19,6 +19,7 @@ from training.clusters.norm_shares import norm_shares
 from training.clusters.quality import cluster_quality
 from training.clusters.terms import top_terms
 from training.errors import TrainingError
+from training.models.servable import check_servable
 from training.progress import Narrator
 from training.recipe import Recipe
 from training.report.examples import cluster_examples
@@ -49,6 +50,7 @@ def train(recipe: Recipe, narrator: Narrator) -> Bundle:
         if not world.is_first:
             narrator.silence()
         inputs = read_inputs(recipe, narrator)
+        check_servable(inputs.base, recipe.train_only, narrator)
         store = StageStore(recipe.output / "stages", narrator, world)
         if world.is_first:
             write_record(recipe.output, recipe, world)

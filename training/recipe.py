@@ -49,7 +49,9 @@ class DataSection(Section):
 class BaseSection(Section):
     """The base model, frozen throughout."""
 
-    model: str = _choice("", "ours", "hub id or folder")
+    model: str = _choice(
+        "", "ours", "hub id, folder, GGUF file, or package:NAME of a Python package with one"
+    )
     revision: str | None = _choice(None, "ours", "hub revision")
     dtype: Literal["auto", "float32", "bfloat16"] = _choice(
         "auto",
@@ -62,11 +64,16 @@ class BaseSection(Section):
 
 
 class LoraSection(Section):
-    """The shape of every adapter: all linear layers of the blocks, never embeddings or head."""
+    """The shape of every adapter, which is on linear layers of the blocks, never on embeddings or head."""
 
     rank: int = _choice(32, "paper", "section 6.2", ge=1)
     alpha: int = _choice(64, "ours", "twice the rank; the paper is silent", ge=1)
     dropout: float = _choice(0.05, "ours", "while fine-tuning; 0 in Stage II", ge=0, lt=1)
+    target_modules: str | tuple[str, ...] = _choice(
+        "all-linear",
+        "paper",
+        "all-linear, attention (for mixtures of experts), a list of names, or a regular expression of whole names",
+    )
 
 
 class SplitSection(Section):
@@ -239,6 +246,7 @@ class Recipe(Section):
     experts: ExpertsSection = ExpertsSection()
     router: RouterSection = RouterSection()
     fallback: FallbackSection = FallbackSection()
+    train_only: bool = _choice(False, "ours", "go on where the engine could serve no experts on the base")
     seed: int = _choice(0, "ours", "of the split, the shuffles, K-means and the adapters")
     memory_budget: Size | None = _choice(
         None, "ours", "of each process, in every stage, e.g. 8GB; none: 60 % of the device's memory", gt=0

@@ -26,7 +26,7 @@ from training.memory.machine import measure_budget
 from training.memory.model_shape import read_shape
 from training.memory.plan import RowCounts, plan_stage_two
 from training.progress import ignore_progress
-from training.recipe import ClustersSection
+from training.recipe import ClustersSection, LoraSection
 from training.rows.rendering import TokenRow
 from training.stages.checkpoint import Checkpoint
 from training.stages.processes import World
@@ -67,7 +67,7 @@ def main() -> None:
     longest_completion = max(len(row.input_ids) - row.prompt_length for row in rows)
     counts = RowCounts(len(rows), len(rows), len(probe), int(LONGEST), longest_completion)
     room = measure_budget(None, None, Path(SCRATCH))
-    plan = plan_stage_two(read_shape(BASE, int(RANK)), section, counts, room)
+    plan = plan_stage_two(read_shape(BASE, LoraSection(rank=int(RANK))), section, counts, room)
     world = World()
     never = Checkpoint(Path(SCRATCH) / "checkpoint", "digest", float("inf"), world)
     with RowGradients(adapted(), 0, section.micro_batch_tokens) as source:

@@ -25,6 +25,7 @@ from training.diagnosis.structure import structure_checks
 from training.errors import AdapterRefused, TrainingError
 from training.gradients.row_gradients import RowGradients, micro_batches
 from training.gradients.row_loss import attention_kernels, pad_rows
+from training.models.architecture import max_positions
 from training.rows.rendering import TokenRow
 
 _EXTRA_PADDING = 16  # tokens beyond the longest row
@@ -222,7 +223,7 @@ class _Diagnosis:
     def _padded_length(self) -> int:
         # Where positions have an end nothing is padded beyond it; the shorter rows still are.
         longest = max(len(row.input_ids) for row in self.rows)
-        end = getattr(self.base.config, "max_position_embeddings", None) or longest + _EXTRA_PADDING
+        end = max_positions(self.base.config)
         return max(longest, min(longest + _EXTRA_PADDING, end))
 
     def _check_batch(self, source: RowGradients, alone: Tensor) -> None:

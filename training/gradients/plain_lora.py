@@ -12,8 +12,6 @@ from transformers import PreTrainedModel
 
 from training.errors import AdapterRefused
 
-_LOGIT_SCALING = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
-
 
 def check_adapter(model: PeftModel) -> None:
     """Check that the model carries exactly one active, unmerged, plain LoRA adapter on linear layers of its blocks.
@@ -37,18 +35,21 @@ def check_adapter(model: PeftModel) -> None:
         "lora_bias": getattr(config, "lora_bias", False),
         "modules_to_save": bool(config.modules_to_save),
         "trainable_token_indices": bool(getattr(config, "trainable_token_indices", None)),
-        "target_parameters": bool(getattr(config, "target_parameters", None)),
         "layer_replication": bool(getattr(config, "layer_replication", None)),
         "aLoRA (alora_invocation_tokens)": bool(getattr(config, "alora_invocation_tokens", None)),
         "Arrow (arrow_config)": bool(getattr(config, "arrow_config", None)),
     }
+    if getattr(config, "target_parameters", None):
+        raise AdapterRefused(
+            "Per-row gradients are not exact for LoRA on the experts of a mixture of experts (target_parameters), "
+            "where a row's tokens are mixed with others'. Use lora.target_modules=attention, or a list of dense layers."
+        )
     for what, present in refused.items():
         if present:
             raise AdapterRefused(
                 f"Per-row gradients are not exact for an adapter with {what}. Use plain LoRA."
             )
     _check_layers(model, active[0])
-    _check_head(model)
 
 
 def _check_layers(model: PeftModel, adapter: str) -> None:
@@ -72,13 +73,3 @@ def _check_layers(model: PeftModel, adapter: str) -> None:
         for factor in (layer.lora_A[adapter], layer.lora_B[adapter]):
             if type(factor) is not nn.Linear or factor.bias is not None:
                 raise AdapterRefused(f"{name}: its LoRA factors are not plain linear layers without bias.")
-
-
-def _check_head(model: PeftModel) -> None:
-    config = model.get_base_model().config
-    for field in _LOGIT_SCALING:
-        if getattr(config, field, None) not in (None, 1, 1.0):
-            raise AdapterRefused(
-                f"The base model changes its logits after the head ({field} = {getattr(config, field)}), which the "
-                "chunked loss of Stage II does not follow. Use another base model."
-            )

@@ -10,6 +10,7 @@ docs/measurements/gradient-speed.md has the figures.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, cast
@@ -25,6 +26,8 @@ from training.gradients.plain_lora import check_adapter
 from training.gradients.row_loss import attention_kernels, check_head, pad_rows, row_losses
 from training.progress import Advance, ignore_progress
 from training.rows.rendering import TokenRow
+
+_SINGLE_EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ class RowGradients:
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._sink: Sink | None = None
         self._places: Tensor | None = None
+        self._shape = torch.Size()  # [b, T] of the micro-batch under way
         self._ran: set[str] = set()  # factors that the forward pass under way has met
 
     def __enter__(self) -> RowGradients:
@@ -157,6 +161,7 @@ class RowGradients:
             self._places = torch.tensor(places).to(self.device, non_blocking=True)
             self._ran.clear()
             batch = pad_rows([rows[place] for place in places], self.pad_id, self.device)
+            self._shape = batch.input_ids.shape
             with attention_kernels(self.device):
                 losses = row_losses(self.base, batch)  # [b]
                 losses.sum().backward()
@@ -168,25 +173,36 @@ class RowGradients:
         if every_loss:
             _check_finite(torch.cat(every_loss), [rows[place] for place in order])
 
+    def _by_row(self, kept: Tensor, factor: Factor) -> Tensor | None:
+        """Return a layer's input as [b, T, in], if it is that or the same laid flat; None: rows can't be told apart."""
+        if kept.dim() == 3 and kept.shape[:2] == self._shape:
+            return kept
+        # A single expert sees tokens in an order of its own, however many they happen to be.
+        if kept.dim() == 2 and len(kept) == self._shape.numel() and not _SINGLE_EXPERT.search(factor.name):
+            return kept.unflatten(0, self._shape)
+        return None
+
     def _hook(self, layer: LoraLayer, a: Factor, b: Factor) -> Callable[..., None]:
         scaling = layer.scaling[self.model.active_adapters[0]]
 
         def keep_input(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if not torch.is_grad_enabled():
                 return  # a forward pass without a backward pass, such as the check of the head
-            kept = inputs[0].detach()  # [b, T, in]
-            if kept.dim() != 3 or a.name in self._ran:
+            kept = self._by_row(inputs[0].detach(), a)  # [b, T, in]
+            if kept is None or a.name in self._ran:
                 raise AdapterRefused(
                     f"{a.name}: it runs twice in one forward pass, or not on [rows, tokens, features], so its "
-                    "gradient can't be told apart by row. Use an adapter without it."
+                    "gradient can't be told apart by row. Use an adapter without it: lora.target_modules=attention, or "
+                    "a list of other modules."
                 )
             self._ran.add(a.name)
             if not output.requires_grad:
                 output.requires_grad_(True)  # the graph begins here: nothing below needs a gradient
 
-            def form_products(of_output: Tensor) -> None:  # [b, T, out]
+            def form_products(of_output: Tensor) -> None:  # [b, T, out], or [b * T, out]
                 assert self._sink is not None
                 assert self._places is not None
+                of_output = of_output.reshape(*kept.shape[:2], -1)
                 through_b = (of_output @ b.module.weight).mul_(scaling)  # [b, T, r]
                 self._sink.take(self._places, a, torch.bmm(through_b.mT, kept).flatten(1).float())
                 through_a = (kept @ a.module.weight.T).mul_(scaling)  # [b, T, r]

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from training.errors import AdapterRefused
+from training.models.architecture import decoder_of
 from training.rows.rendering import IGNORED, TokenRow
 
 _HEAD_CHUNK = 256  # positions whose logits exist at once
@@ -63,14 +65,14 @@ def row_losses(base: PreTrainedModel, batch: TokenBatch) -> Tensor:
     row: that is what makes the gradient of the sum over the batch a sum of the rows' own gradients. No attention
     mask is given: padding stands on the right, and a causal model looks to the left only.
     """
-    hidden = base.get_decoder()(input_ids=batch.input_ids, use_cache=False).last_hidden_state  # [B, T, h]
+    hidden = decoder_of(base)(input_ids=batch.input_ids, use_cache=False).last_hidden_state  # [B, T, h]
     device = hidden.device
     targets = batch.labels[:, 1:]  # [B, T-1]: position t predicts token t+1
     row_of, position = torch.nonzero(targets != IGNORED, as_tuple=True)  # [n], [n]
     wanted = targets[row_of, position].to(device, non_blocking=True)  # [n]
     counts = torch.bincount(row_of, minlength=len(targets)).to(device, non_blocking=True)  # [B]
     row_of, position = (where.to(device, non_blocking=True) for where in (row_of, position))
-    token_losses = _HeadLosses.apply(hidden[row_of, position], wanted, base.get_output_embeddings())  # [n]
+    token_losses = _HeadLosses.apply(hidden[row_of, position], wanted, base)  # [n]
     return token_losses.new_zeros(len(targets)).index_add(0, row_of, token_losses) / counts
 
 
@@ -82,14 +84,14 @@ class _HeadLosses(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, wanted: Tensor, head: nn.Module) -> Tensor:
+    def forward(ctx: Any, states: Tensor, wanted: Tensor, base: PreTrainedModel) -> Tensor:
         losses, slopes = [], []
         for states_chunk, wanted_chunk in zip(
             states.split(_HEAD_CHUNK), wanted.split(_HEAD_CHUNK), strict=True
         ):
             with torch.set_grad_enabled(ctx.needs_input_grad[0]):
                 leaf = states_chunk.detach().requires_grad_(ctx.needs_input_grad[0])
-                loss = cross_entropy(head(leaf).float(), wanted_chunk, reduction="none")
+                loss = cross_entropy(own_logits(base, leaf).float(), wanted_chunk, reduction="none")
             losses.append(loss.detach())
             if ctx.needs_input_grad[0]:
                 slopes.append(torch.autograd.grad(loss, leaf, torch.ones_like(loss))[0])
@@ -101,6 +103,39 @@ class _HeadLosses(torch.autograd.Function):
     def backward(ctx: Any, of_losses: Tensor) -> tuple[Tensor, None, None]:  # [n]
         (slopes,) = ctx.saved_tensors
         return slopes * of_losses[:, None].to(slopes.dtype), None, None
+
+
+def own_logits(base: PreTrainedModel, states: Tensor) -> Tensor:
+    """Return the logits [n, V] that the model itself makes of hidden states [n, h], whatever it does to them.
+
+    Some scale their logits (Granite, Cohere), cap them (Gemma 2), or change the states before the head. So it is the
+    model's own forward pass that runs, with a decoder that returns these states.
+    """
+    decoder = decoder_of(base)
+    tokens = torch.zeros((1, len(states)), dtype=torch.long, device=states.device)  # read by nobody
+
+    def given(*args: Any, **kwargs: Any) -> BaseModelOutputWithPast:
+        return _Given(last_hidden_state=cast("torch.FloatTensor", states.unsqueeze(0)))
+
+    own = decoder.__dict__.get("forward")
+    decoder.forward = given  # type: ignore[method-assign]
+    try:
+        logits: Tensor = base(input_ids=tokens, use_cache=False).logits[0]
+    finally:
+        if own is None:
+            del decoder.forward
+        else:
+            decoder.forward = own
+    return logits
+
+
+@dataclass
+class _Given(BaseModelOutputWithPast):
+    """What a decoder returns; what a family adds to that (router logits, position deltas) is not there."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
 
 
 def check_head(base: PreTrainedModel, batch: TokenBatch) -> None:

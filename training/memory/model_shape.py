@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM
+from peft import PeftModel
 
 from training.errors import RecipeError
-from training.models.base_model import refuse_own_code
+from training.models.architecture import attention_of, max_positions, model_class, read_config, text_config
+from training.models.lora_targets import lay_adapter
+from training.recipe import LoraSection
 
 _META = torch.device("meta")
 
@@ -31,7 +32,7 @@ class ModelShape:
     layers: int
     vocabulary: int
     max_positions: int
-    rank: int
+    lora: LoraSection
     config: Any = field(repr=False)  # Transformers' own
 
     @property
@@ -41,55 +42,44 @@ class ModelShape:
 
     def build(self) -> PeftModel:
         """Build the model with its adapter on the meta device, in float32: shapes and no memory."""
-        return _build(self.config, self.rank, self.name)
+        return _build(self.config, self.lora, self.name)
 
 
-def read_shape(model: str, rank: int, revision: str | None = None) -> ModelShape:
+def read_shape(model: str, lora: LoraSection, revision: str | None = None) -> ModelShape:
     """Read a model's shape from its config: a folder, a config.json, or a hub id (only its config is fetched).
 
     Raises:
         RecipeError: there is no such config, or no LoRA fits the model it describes.
 
     """
-    config = _read_config(model, revision)
-    adapted = _build(config, rank, model)
-    lora = [weight.numel() for name, weight in adapted.named_parameters() if "lora_" in name]
+    config = read_config(model, revision)
+    adapted = _build(config, lora, model)
+    factors = [weight.numel() for name, weight in adapted.named_parameters() if "lora_" in name]
     weights = sum(weight.numel() for name, weight in adapted.named_parameters() if "lora_" not in name)
-    text = config.get_text_config()
+    text = text_config(config)
     return ModelShape(
         name=Path(model).parent.name if model.endswith(".json") else Path(model).name,
-        dimension=sum(lora),
+        dimension=sum(factors),
         weights=weights,
-        largest_factor=max(lora),
+        largest_factor=max(factors),
         layers=int(text.num_hidden_layers),
         vocabulary=int(text.vocab_size),
-        max_positions=int(getattr(text, "max_position_embeddings", 1 << 20)),
-        rank=rank,
+        max_positions=max_positions(config),
+        lora=lora,
         config=config,
     )
 
 
-def _read_config(model: str, revision: str | None) -> Any:
-    refuse_own_code(model, model, revision)
-    try:
-        return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
-    except Exception as error:  # Transformers and the hub's client raise many kinds
-        raise RecipeError(
-            f"Recipe, base.model: no model config was found for {model!r} ({type(error).__name__}). Give a model's "
-            "folder, a config.json, or a hub id; only the config is read, no weights."
-        ) from error
-
-
-def _build(config: Any, rank: int, name: str) -> PeftModel:
-    # The target rule of training.models.finetune.new_adapter; alpha and dropout change no shape.
-    lora = LoraConfig(r=rank, target_modules="all-linear", task_type="CAUSAL_LM", bias="none")
+def _build(config: Any, lora: LoraSection, name: str) -> PeftModel:
+    kind, attention = model_class(config, name), attention_of(config, name)
     try:
         with _META:
-            base = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
-            return cast("PeftModel", get_peft_model(base, lora))
+            base = kind._from_config(config, dtype=torch.float32, attn_implementation=attention)
     except Exception as error:  # as many kinds as there are architectures
         first_line = (str(error).splitlines() or [""])[0]
         raise RecipeError(
-            f"Recipe, base.model: {name!r} can't be built as a language model with LoRA on all its linear layers "
-            f"({type(error).__name__}: {first_line}). Use another base model."
+            f"Recipe, base.model: {name!r} can't be built as a language model ({type(error).__name__}: {first_line}). "
+            "Use another base model."
         ) from error
+    with _META:
+        return lay_adapter(base, lora, name)

@@ -97,7 +97,7 @@ def plan_clusters(inputs: Inputs, store: StageStore) -> Plan:
     depends_on = {
         "rows": asdict(rows),
         "base": inputs.base.record.model_dump(),
-        "rank": recipe.lora.rank,
+        "lora": recipe.lora.model_dump(),
         "clusters": section.model_dump(include=_PLANNED_WITH),
         "train": recipe.train.model_dump(include={"micro_batch_rows", "gradient_checkpointing", "threads"}),
         "batch_rows": [recipe.warmup.batch_rows, recipe.experts.batch_rows],
@@ -108,7 +108,7 @@ def plan_clusters(inputs: Inputs, store: StageStore) -> Plan:
     }
 
     def work(folder: Path) -> dict[str, Any]:
-        shape = read_shape(str(inputs.base.folder), recipe.lora.rank)
+        shape = read_shape(str(inputs.base.folder), recipe.lora)
         plan = plan_stage_two(shape, section, rows, budget)
         weight_bytes = 4 if inputs.base.record.dtype == "float32" else 2
         planned = with_finetuning(plan, recipe, shape, rows.longest, weight_bytes, budget)

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from bundle.digests import weights_sha256
 from bundle.errors import BundleError
 from bundle.manifest import BaseRecord
 from training.errors import RecipeError
+from training.models.architecture import attention_of, max_positions, model_class, read_config
+from training.models.base_files import check_base_files, check_config_file
+from training.models.gguf import folder_of
 from training.models.model_card import license_of
 from training.recipe import BaseSection
 
@@ -37,24 +34,36 @@ class BaseModel:
         return torch.float32 if self.record.dtype == "float32" else torch.bfloat16
 
     @property
+    def config(self) -> Any:
+        """Transformers' config of it."""
+        return read_config(str(self.folder))
+
+    @property
     def max_positions(self) -> int:
         """Tokens that the model can read at all."""
-        return int(AutoConfig.from_pretrained(self.folder, trust_remote_code=False).max_position_embeddings)
+        return max_positions(self.config)
 
     def load(self, dtype: torch.dtype | None = None) -> PreTrainedModel:
         """Load a fresh copy, on the accelerator if there is one; `dtype` only where it must differ."""
-        model = AutoModelForCausalLM.from_pretrained(
+        config = self.config
+        model = model_class(config, self.record.id).from_pretrained(
             self.folder,
             dtype=dtype or self.dtype,
-            attn_implementation="sdpa",
+            attn_implementation=attention_of(config, self.record.id),
             use_safetensors=True,
-            trust_remote_code=False,
         )
         return cast("PreTrainedModel", torch.nn.Module.to(model, device()))
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Load its tokenizer, with a padding token."""
-        tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
+        except Exception as error:  # Transformers and tokenizers raise many kinds
+            reason = (str(error).splitlines() or ["no reason given"])[0]
+            raise RecipeError(
+                f"{self.record.id}: its tokenizer can't be loaded ({type(error).__name__}: {reason[:200]}). Copy the "
+                "tokenizer's files again from where the model came from."
+            ) from error
         if tokenizer.eos_token_id is None:
             raise RecipeError(
                 f"{self.record.id}: its tokenizer has no end-of-text token, so no answer could end. "
@@ -70,25 +79,6 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def refuse_own_code(model: Path | str, name: str, revision: str | None = None) -> None:
-    """Let a model through that Transformers itself can build; no code that lies beside weights is ever run.
-
-    Raises:
-        RecipeError: the model's config names code of its own (`auto_map`), without which it can't be built.
-
-    """
-    try:
-        AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
-    except ValueError as error:
-        if "custom code" in str(error):
-            raise RecipeError(
-                f"Recipe, base.model: {name!r} needs code of its own (auto_map in its config.json), and code of a "
-                "model is never run here. Use a base model that Transformers knows by itself."
-            ) from error
-    except Exception:
-        return  # whoever reads the config for what is in it says what is wrong
-
-
 def find_base(section: BaseSection) -> BaseModel:
     """Find the base model on disk or on the hub.
 
@@ -96,7 +86,8 @@ def find_base(section: BaseSection) -> BaseModel:
         RecipeError: there is no such folder or hub id, or it is no model with safetensors weights.
 
     """
-    folder = Path(section.model)
+    made = folder_of(section.model)
+    folder = made or Path(section.model)
     if not folder.is_dir():
         try:
             folder = Path(snapshot_download(section.model, revision=section.revision))
@@ -105,19 +96,19 @@ def find_base(section: BaseSection) -> BaseModel:
                 f"Recipe, base.model: {section.model!r} is neither a folder here nor a model that the hub gave "
                 f"({type(error).__name__}). Check the path or the id."
             ) from error
-    if not (folder / "config.json").is_file():
-        raise RecipeError(f"Recipe, base.model: {folder} has no config.json, so it is no model folder.")
-    refuse_own_code(folder, section.model)
+    check_config_file(folder)
+    _check_config(read_config(str(folder)), section.model)
+    check_base_files(folder)
     try:
         weights = weights_sha256(folder)
     except BundleError as error:
         raise RecipeError(f"Recipe, base.model: {error}") from error
-    is_local = folder == Path(section.model)
+    is_local = made is not None or folder == Path(section.model)
     dtype = section.dtype
     if dtype == "auto":
         dtype = "bfloat16" if torch.cuda.is_available() else "float32"
     record = BaseRecord(
-        id=section.model,
+        id=section.model if made is None else str(made.resolve()),
         name=folder.resolve().name if is_local else section.model,
         revision=section.revision or (None if is_local else folder.name),
         dtype=dtype,
@@ -125,3 +116,15 @@ def find_base(section: BaseSection) -> BaseModel:
         license=license_of(folder),
     )
     return BaseModel(folder, record)
+
+
+def _check_config(config: Any, name: str) -> None:
+    """Refuse what can't be trained on, before its weights are read."""
+    model_class(config, name)
+    quantised = getattr(config, "quantization_config", None)
+    if quantised:
+        stated = quantised if isinstance(quantised, dict) else quantised.to_dict()
+        raise RecipeError(
+            f"Recipe, base.model: {name!r} is quantised ({stated.get('quant_method', 'in an unknown way')}), and "
+            "Stage II needs its weights in float32. Give the model that it was made from, or one in GGUF."
+        )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedModel,
@@ -24,6 +24,7 @@ from transformers import (
 
 from training.errors import TrainingError
 from training.models.base_model import BaseModel
+from training.models.lora_targets import lay_adapter
 from training.models.loss_curves import Curve, LossWatch, averaged, example, plan_validation
 from training.models.reporters import Reporting, reporting
 from training.progress import Advance
@@ -71,17 +72,9 @@ class Fit:
 
 
 def new_adapter(base: BaseModel, lora: LoraSection, seed: int) -> PeftModel:
-    """Lay a fresh adapter (B = 0) over a fresh base: all linear layers of the blocks (section 5.2)."""
+    """Lay a fresh adapter (B = 0) over a fresh base: by default on all linear layers of the blocks (section 5.2)."""
     set_seed(seed)
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-        bias="none",
-    )
-    model = get_peft_model(base.load(), config)
+    model = lay_adapter(base.load(), lora, base.record.id)
     # Not the folder that it happens to be cached in on this machine: the adapter travels.
     model.peft_config[model.active_adapters[0]].base_model_name_or_path = base.record.id
     return model
@@ -118,7 +111,8 @@ def finetune_lora(
     _assert_only_lora_trains(model)
     tuned = train_weights(model, tokenizer, rows, schedule, seed, advance, validation, report_to, fit)
     config: Any = model.peft_config[model.active_adapters[0]]
-    config.target_modules = sorted(config.target_modules)  # a set: its order would differ from run to run
+    if not isinstance(config.target_modules, str):
+        config.target_modules = sorted(config.target_modules)  # a set: its order would differ from run to run
     # Embeddings are never trained: left to itself, PEFT would ask the hub whether they were.
     model.save_pretrained(str(save_to), safe_serialization=True, save_embedding_layers=False)
     return tuned

@@ -138,11 +138,11 @@ def test_a_row_without_a_gradient_is_named() -> None:
 
 
 class ScaledLogits(LlamaForCausalLM):
-    """A head that no field of the configuration tells of."""
+    """A head that looks at the tokens, too."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = super().forward(*args, **kwargs)
-        output.logits = output.logits * 0.9
+        output.logits = output.logits * torch.where(kwargs["input_ids"] == PAD, 1.0, 0.9)[..., None]
         return output
 
 

@@ -96,19 +96,6 @@ def test_an_adapter_that_is_not_run_by_itself_is_refused(
     assert named in refusal(model)
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("final_logit_softcapping", 30.0), ("logit_scale", 0.0625), ("logits_scaling", 8.0)]
-)
-def test_a_base_that_changes_its_logits_is_refused(field: str, value: float) -> None:
-    model = with_adapter(tiny_llama())
-    setattr(model.get_base_model().config, field, value)
-    message = refusal(model)
-    assert field in message
-    assert str(value) in message
-    setattr(model.get_base_model().config, field, None)
-    check_adapter(model)
-
-
 def test_a_factor_that_is_not_a_plain_linear_is_refused() -> None:
     class OwnLinear(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -43,7 +44,9 @@ def test_the_vocabulary_is_touched_at_completion_positions_only(
     model: LlamaForCausalLM, rows: list[TokenRow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    handle = model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    handle = model.lm_head.register_forward_hook(
+        lambda module, inputs, output: seen.append(inputs[0].shape[:-1].numel())
+    )
     monkeypatch.setattr(row_loss, "_HEAD_CHUNK", 10)
     with torch.no_grad():
         found = row_losses(model, pad_rows(rows, PAD, CPU))
@@ -143,6 +146,37 @@ class ScaledLogits(LlamaForCausalLM):
         return output
 
 
+class CappedLogits(LlamaForCausalLM):
+    def forward(self, *args: object, **kwargs: object) -> CausalLMOutputWithPast:
+        output = super().forward(*args, **kwargs)
+        output.logits = 2 * torch.tanh(output.logits / 2)
+        return output
+
+
+@pytest.mark.parametrize("kind", [ScaledLogits, CappedLogits])
+def test_a_head_does_to_its_logits_what_the_model_does(
+    kind: type[LlamaForCausalLM], model: LlamaForCausalLM, rows: list[TokenRow]
+) -> None:
+    other = kind(model.config).eval()
+    other.load_state_dict(model.state_dict())
+    check_head(other, pad_rows(rows, PAD, CPU))
+    with torch.no_grad():
+        assert float(row_losses(other, pad_rows(rows[:1], PAD, CPU))) != pytest.approx(
+            by_hand(model, rows[0]), rel=1e-3
+        )
+
+
+class ScaledByToken(LlamaForCausalLM):
+    """What happens to a token's logits depends on the tokens: no function of its state says it."""
+
+    def forward(self, *args: object, **kwargs: object) -> CausalLMOutputWithPast:
+        output = super().forward(*args, **kwargs)
+        tokens = kwargs["input_ids"]
+        assert isinstance(tokens, Tensor)
+        output.logits = output.logits * torch.where(tokens == PAD, 1.0, 0.9)[..., None]
+        return output
+
+
 class Flattened(LlamaForCausalLM):
     """Not even a number comes out of it."""
 
@@ -152,7 +186,7 @@ class Flattened(LlamaForCausalLM):
         return output
 
 
-@pytest.mark.parametrize("kind", [ScaledLogits, Flattened])
+@pytest.mark.parametrize("kind", [ScaledByToken, Flattened])
 def test_a_model_with_another_head_is_refused(
     kind: type[LlamaForCausalLM], model: LlamaForCausalLM, rows: list[TokenRow]
 ) -> None:

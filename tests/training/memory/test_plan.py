@@ -21,7 +21,7 @@ from training.memory.machine import Budget, measure_budget
 from training.memory.micro_batch import micro_batch_memory
 from training.memory.model_shape import ModelShape, read_shape
 from training.memory.plan import Plan, RowCounts, count_rows, draft_plan, plan_stage_two
-from training.recipe import ClustersSection, SplitSection
+from training.recipe import ClustersSection, LoraSection, SplitSection
 from training.rows.split import split_rows
 from training.stages.processes import World
 
@@ -35,7 +35,7 @@ def smol(tmp_path_factory: pytest.TempPathFactory) -> ModelShape:
     config = json.loads((ROOT / "recipes" / "shapes" / "smollm2-135m" / "config.json").read_text())
     folder = tmp_path_factory.mktemp("smol")
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
-    return read_shape(str(folder), rank=32)
+    return read_shape(str(folder), LoraSection(rank=32))
 
 
 def planned(shape: ModelShape, memory: float, disk: float = 0, processes: int = 1, **choices: Any) -> Plan:

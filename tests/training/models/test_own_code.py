@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from training.errors import RecipeError
-from training.memory import model_shape
-from training.models.base_model import find_base, refuse_own_code
+from training.memory.model_shape import read_shape
+from training.models.architecture import read_config
+from training.models.base_model import find_base
 from training.models.encoder import EncoderError, load_encoder
-from training.recipe import BaseSection
+from training.recipe import BaseSection, LoraSection
 
 
 @pytest.fixture
@@ -29,9 +30,9 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_base_model(model: Path) -> None:
     for read in (
-        lambda: refuse_own_code(model, "m"),
+        lambda: read_config(str(model)),
         lambda: find_base(BaseSection(model=str(model))),
-        lambda: model_shape._read_config(str(model), None),
+        lambda: read_shape(str(model), LoraSection()),
     ):
         with pytest.raises(RecipeError, match="needs code of its own"):
             read()
