@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -28,7 +29,8 @@ def say_ready(host: str, port: int, seconds: float) -> None:
     if logs.as_json():
         say(lines.partition(" (")[0])
     else:
-        print(lines, flush=True)
+        with contextlib.suppress(OSError):  # a full disk or a closed pipe ends no service
+            print(lines, flush=True)
 
 
 def describe(bundle: Bundle) -> str:

@@ -103,7 +103,10 @@ class TextFormatter(_DiscreetFormatter):
         """Return the line."""
         if record.name == CONSOLE:
             return record.getMessage()
-        line = f"{self.time_of(record)} {record.levelname} {record.name}: {self.message(record)}"
+        said = (
+            self.message(record).replace("\r", "\\r").replace("\n", "\\n")
+        )  # no line can be forged with a break
+        line = f"{self.time_of(record)} {record.levelname} {record.name}: {said}"
         trace = self.trace(record)
         return f"{line}\n{trace}" if trace else line
 

@@ -43,6 +43,7 @@ from service.settings import SECRETS, Settings, variable_of
 from service.telemetry.tracing import trace_protocol, tracing
 from service.versions.versions import Versions
 
+_EVERYWHERE = ("0.0.0.0", "::", "")
 _log = logging.getLogger(__name__)
 
 
@@ -79,6 +80,11 @@ def _run(settings: Settings, signals: Signals) -> int:
     base = checked_base(bundle, settings.base_model)
     console.say(f"base model checked: {base}")
     access = read_access(settings)
+    if settings.host in _EVERYWHERE and not access.clients:
+        console.say(
+            f"WARNING: {settings.host} is reachable from everywhere, and no API key is set: whoever reaches port "
+            f"{settings.port} is answered. Give keys with --api-key-file or GRADIENTSPACE_API_KEY"
+        )
     with contextlib.ExitStack() as stack:
         sock = stack.enter_context(bound_socket(settings.host, settings.port, "port"))
         metrics_sock = None

@@ -80,8 +80,7 @@ class RequestModels:
             if name not in body:
                 continue
             try:
-                for piece in _pieces(body[name]):  # the first mistakes are enough
-                    adapter.validate_python(piece)
+                _check_pieces(adapter, body[name])
                 read[name] = adapter.validate_python(body[name])
             except ValidationError as error:
                 raise _first(error, name) from error
@@ -176,6 +175,17 @@ def _constraint(body: Mapping[str, Any], error: bytes) -> BadRequestError | None
     return BadRequestError(
         f"{fields[0]}: the engine can't follow this; is it a loop, or impossible?", fields[0]
     )
+
+
+def _check_pieces(adapter: TypeAdapter[Any], value: Any) -> None:
+    """Raise ValidationError of the first piece of a long value that has mistakes; its length is not a piece's."""
+    for piece in _pieces(value):
+        try:
+            adapter.validate_python(piece)
+        except ValidationError as error:
+            if any(one["type"] in ("too_long", "too_short") for one in error.errors(include_input=False)):
+                return
+            raise
 
 
 def _pieces(value: Any) -> Iterator[Any]:

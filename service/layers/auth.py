@@ -29,7 +29,8 @@ class Keys:
 
     def __init__(self, keys: Sequence[str]) -> None:
         """With no keys at all, nothing is accepted."""
-        self._digests = tuple(_digest(key) for key in keys)
+        spelled = {*(_digest(key, "utf-8") for key in keys), *(_digest(key, "latin-1") for key in keys)}
+        self._digests = tuple(digest for digest in spelled if digest is not None)
 
     def __bool__(self) -> bool:
         return bool(self._digests)
@@ -43,7 +44,8 @@ class Keys:
         bearer = token.strip() if scheme.lower() == "bearer" else ""
         accepted = False
         for sent in (bearer, headers.get("x-api-key", "")):
-            digest = _digest(sent)
+            # Headers are bytes, read as latin-1: a key with other letters than English ones comes as UTF-8 or so.
+            digest = hashlib.sha256(sent.encode("latin-1", "replace")).digest()
             for known in self._digests:
                 accepted |= hmac.compare_digest(digest, known)
         return accepted
@@ -124,5 +126,9 @@ def _keys(given: Sequence[SecretStr], file: Path | None, setting: str) -> Keys:
     return Keys(keys)
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+def _digest(key: str, encoding: str) -> bytes | None:
+    """Return the digest of a key as a client would send it in this encoding; None if it can't."""
+    try:
+        return hashlib.sha256(key.encode(encoding)).digest()
+    except UnicodeEncodeError:
+        return None

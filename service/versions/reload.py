@@ -22,8 +22,10 @@ from service.engine.arguments import args_for
 from service.engine.engine import AdapterLoadError, LoadedBundle, RunningEngine
 from service.engine.fingerprints import check_fingerprints
 from service.errors import ConflictError, UsageError
+from service.versions.template_trial import try_template
 from service.versions.versions import Version, Versions
 
+_LOAD_SECONDS = 300.0  # ours: the adapters of a large base are read and checked in a tenth of it
 _ABORT_SECONDS = 1.0  # ours: a request whose client left still has to reach the engine as an abort
 _log = logging.getLogger(__name__)
 
@@ -153,10 +155,15 @@ class Reloader:
             before = self._versions.current
             bundle = await self._read(before.bundle.manifest)
             if bundle.digest != before.bundle.digest:
-                new = await self._load(bundle, before.loaded)
+                async with asyncio.timeout(_LOAD_SECONDS):
+                    new = await self._load(bundle, before.loaded)
                 self._versions.switch(new)
                 self._announce(bundle)
                 self._leaving = asyncio.create_task(self._let_go(before, self._versions))
+        except TimeoutError as error:
+            raise ConflictError(
+                f"The bundle was not loaded within {_LOAD_SECONDS:g} seconds, the one before is served on"
+            ) from error
         except Exception as error:  # a chat template, say, is a program: it may raise anything
             if not isinstance(error, BundleError | UsageError | AdapterLoadError):
                 _log.exception("A bundle can't be loaded")
@@ -176,6 +183,8 @@ class Reloader:
                 "Restart the service to serve it"
             )
         await asyncio.to_thread(check_shapes, bundle, Path(self._engine.args.model))
+        tokenizer = self._engine.tokenizer
+        await asyncio.to_thread(try_template, bundle, tokenizer.bos_token, tokenizer.eos_token)
         return bundle
 
     async def _load(self, bundle: Bundle, beside: LoadedBundle) -> Version:

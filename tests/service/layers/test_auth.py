@@ -131,3 +131,25 @@ def test_a_file_without_a_key_opens_nothing(text: str | None, tmp_path: Path) ->
     settings = Settings.model_validate({"bundle": "b", "admin_key_file": str(file)})
     with pytest.raises(UsageError, match="admin_key_file"):
         read_access(settings)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+async def test_a_key_with_other_letters_is_accepted_however_a_client_spells_it(encoding: str) -> None:
+    guarded = Guarded(["schlüssel"])
+    sent = "schlüssel".encode(encoding).decode("latin-1")
+    for key, accepted in ((sent, True), (sent[:-1], False)):
+        scope = {
+            "type": "http",
+            "path": "/v1/models",
+            "headers": [(b"x-api-key", key.encode("latin-1"))],
+        }
+        before = guarded.inner.reached
+
+        async def receive() -> Message:
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            pass
+
+        await guarded.app(scope, receive, send)
+        assert (guarded.inner.reached > before) is accepted

@@ -185,6 +185,13 @@ def test_a_line_that_repeats_an_exception_names_its_type_instead(logged: Any) ->
     assert said == ["Error in create_messages: ValueError", "Refused: ValueError", "Failed with ValueError"]
 
 
+def test_a_line_break_forges_no_line(logged: Any) -> None:
+    logged.configure("text")
+    logging.getLogger("somewhere").error("refused %s", "a\n2026-01-01 INFO forged\r\nmore")
+    (line,) = logged.lines()
+    assert "a\\n2026-01-01 INFO forged" in line
+
+
 def test_what_the_service_says_of_itself_is_bare_text_or_json(logged: Any) -> None:
     from service import console
 
@@ -235,4 +242,4 @@ async def test_a_router_that_fails_is_served_and_logged_once_with_its_place(logg
     await ask(Setup(WordRouter(RuntimeError(MARKER))), {"prompt": "1 a"})
     text = "\n".join(logged.lines())
     assert text.count("ERROR service.request.decision: The router failed") == 1
-    assert "classify" in text
+    assert "in route" in text
