@@ -78,7 +78,7 @@ def reporting(to: Reporting | None) -> Iterator[list[TrainerCallback]]:
     before = {name: os.environ.get(name) for name in ("WANDB_DIR", "MLFLOW_TRACKING_URI")}
     to.folder.mkdir(parents=True, exist_ok=True)
     # Said by the user, it holds; left open, both would write where the command happens to be started.
-    os.environ.setdefault("WANDB_DIR", str(to.folder))
+    os.environ.setdefault("WANDB_DIR", str(to.folder.parent))  # it asks once for all of its runs
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{(to.folder.parent / 'mlflow.db').absolute()}")
     try:
         others = [name for name in to.names if name != TENSORBOARD]
@@ -90,7 +90,7 @@ def reporting(to: Reporting | None) -> Iterator[list[TrainerCallback]]:
         if "wandb" in to.names:
             import wandb
 
-            wandb.finish(quiet=True)  # else the next adapter's curves would go on in this one's
+            wandb.finish()  # else the next adapter's curves would go on in this one's
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

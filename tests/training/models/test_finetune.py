@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -332,3 +335,20 @@ def test_a_missing_writer_for_tensorboard_is_a_warning(monkeypatch: pytest.Monke
     assert names == ()
     assert "pip install tensorboardX" in str(warning)
     assert reporters(("none",)) == ((), None)
+
+
+def test_each_adapters_run_at_weights_and_biases_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left open, the next adapter's curves would go on in it. What it writes goes below the run folder."""
+    import training.models.reporters as module
+
+    ended: list[str] = []
+    client = types.SimpleNamespace(finish=lambda: ended.append(os.environ["WANDB_DIR"]))
+    monkeypatch.setitem(sys.modules, "wandb", client)
+    monkeypatch.setattr(module, "get_reporting_integration_callbacks", lambda names: [])
+    monkeypatch.delenv("WANDB_DIR", raising=False)
+    with module.reporting(Reporting(("wandb",), tmp_path / "logs" / "warmup", "run/warmup")):
+        assert ended == []
+    assert ended == [str(tmp_path / "logs")]
+    assert "WANDB_DIR" not in os.environ
