@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.stand_ins.tiny_model import ROOT
-from training.bundling.bundle import git_commit
+from training.stages.provenance import git_commit
 
 
 def _repository(folder: Path) -> Path:
@@ -29,7 +29,7 @@ def _commit_of_a_copy(root: Path) -> str:
     """Lay this project's training rooms into `root`, and ask them there."""
     for room in ("bundle", "router", "training"):
         shutil.copytree(ROOT / room, root / room, ignore=shutil.ignore_patterns("__pycache__"))
-    code = "from training.bundling.bundle import git_commit; print(git_commit())"
+    code = "from training.stages.provenance import git_commit; print(git_commit())"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=root,
@@ -66,9 +66,9 @@ def test_a_file_that_is_tracked_elsewhere_in_a_repository_has_no_commit_of_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A copy that somebody checked into their own repository, in a folder of it."""
-    import training.bundling.bundle as module
+    import training.stages.provenance as module
 
-    copy = tmp_path / "own" / "vendor" / "training" / "bundling" / "bundle.py"
+    copy = tmp_path / "own" / "vendor" / "training" / "stages" / "provenance.py"
     repository = _repository(tmp_path / "own")
     copy.parent.mkdir(parents=True)
     copy.write_text("")
