@@ -25,7 +25,7 @@ RESERVED_NAMES = ("auto", FALLBACK_NAME, "none")
 """What `model` and metrics call other things than experts."""
 
 RoutedTextRule = Literal["last_user", "first_user", "all_user"]
-RouterKind = Literal["semantic", "embedding", "keyword", "gradient"]
+RouterKind = Literal["semantic", "embedding", "keyword"]
 ENCODING_KINDS: tuple[RouterKind, ...] = ("semantic", "embedding")
 """Those that read a prompt through a text encoder."""
 Precision = Literal["float32", "int8"]
@@ -143,9 +143,7 @@ class RouterRecord(_Record):
     encoder: str | None = Field(description="None: a kind that reads words")
     encoder_sha256: str | None
     encoder_license: str | None = None
-    hidden: int = Field(
-        ge=1, description="columns of the head's W: an embedding's width, keywords, or a gradient's d"
-    )
+    hidden: int = Field(ge=1, description="columns of the head's W: an embedding's width, or keywords")
     precision: Precision = Field(default="float32", description="of the encoder's weights")
     int8_first: Int8FirstRecord | None = Field(
         default=None, description="None: the encoder stands in the bundle once, in `precision`"

@@ -104,5 +104,4 @@ def train(
     narrator.say(f"Verdict:     {verdict['headline']}")
     narrator.say(f"Why:         {report / 'report.html'}")
     narrator.say(f"Look at it:  gradientspace inspect {bundle.folder}")
-    if bundle.manifest.router.kind != "gradient":  # which no service opens
-        narrator.say(f"Serve it:    gradientspace serve {bundle.folder}")
+    narrator.say(f"Serve it:    gradientspace serve {bundle.folder}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import cast
 
 from bundle.errors import BundleError
-from bundle.manifest import MANIFEST_FILE, OTHER_ROUTERS_FOLDER, RouterKind
+from bundle.manifest import OTHER_ROUTERS_FOLDER, RouterKind
 from bundle.read import ROUTER_CASCADE, ROUTER_HEAD, ROUTER_INT8, ROUTER_MODEL, Bundle
 from router.head_file import read_head
 from router.protocol import Router
@@ -16,7 +16,7 @@ def load_router(bundle: Bundle, threads: int = 1) -> Router:
     """Return the router that the manifest names; `threads` is what one forward pass may use.
 
     Raises:
-        BundleError: its files can't be used, or it is of a kind that is not served.
+        BundleError: its files can't be used.
 
     """
     manifest = bundle.manifest
@@ -85,10 +85,3 @@ def _open(
             from router.keyword import KeywordRouter
 
             return KeywordRouter(bundle.folder / head, head, labels, text.max_tokens, temperature)
-        case "gradient":
-            raise BundleError(
-                MANIFEST_FILE,
-                "router.kind",
-                "a 'gradient' router needs the base model itself for every prompt, and is only evaluated",
-                "Train the router again with router.kind=semantic; all other stages are kept",
-            )

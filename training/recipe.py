@@ -200,8 +200,7 @@ class RouterSection(Section):
         "semantic",
         "paper",
         "semantic: frozen encoder and a linear head; embedding: cosine with the experts' mean embeddings; keyword: "
-        "words shared with the experts' own; gradient: the prompt's gradient against the centroids, for comparison "
-        "only, the service refuses it",
+        "words shared with the experts' own",
     )
     encoder: str = _choice("distilbert-base-uncased", "paper", "hub id, folder, or package:<python package>")
     routed_text: RoutedTextRule = _choice("last_user", "ours", "what of a conversation is routed")

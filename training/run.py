@@ -139,7 +139,7 @@ class Run:
     @cached_property
     def router(self) -> RouterStage:
         """The router."""
-        return train_router(self.inputs, self.store, self.assigned, self.held_out, self.prompt_gradients)
+        return train_router(self.inputs, self.store, self.assigned, self.held_out)
 
     def prompt_gradients(self) -> PromptGradients:
         """Load the base for comparing prompts' own gradients with the centroids."""

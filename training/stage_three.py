@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from training.models.finetune import Schedule, load_adapter
 from training.recipe import ExpertsSection
 from training.router.held_out import LabelledHeldOut
 from training.router.making import RouterStage, make_router
-from training.router.prompt_gradients import PromptGradients
 from training.router.rows import RoutedRows
 from training.stages.finetune_stage import AdapterJob, finetune_stage
 from training.stages.inputs import Inputs
@@ -114,7 +112,6 @@ def train_router(
     store: StageStore,
     assigned: Assigned,
     held_out: LabelledHeldOut,
-    gradients: Callable[[], PromptGradients],
 ) -> RouterStage:
     """Fit, calibrate and export the router; held-out rows teach it too, and say how far it agrees with the clusters."""
     recipe = inputs.recipe
@@ -134,7 +131,6 @@ def train_router(
             names,
             recipe.router,
             recipe.seed,
-            gradients,
             store.narrator,
         )
         return made.facts()

@@ -93,15 +93,6 @@ def test_contradictions_are_refused(
         read_bundle(bundle_folder)
 
 
-def test_a_gradient_router_is_never_served(bundle_folder: Path) -> None:
-    reseal(bundle_folder, lambda content: content["router"].update(kind="gradient", encoder=None))
-    bundle = read_bundle(bundle_folder)
-    with pytest.raises(
-        BundleError, match=r"router\.kind.*needs the base model itself.*router\.kind=semantic"
-    ):
-        load_router(bundle)
-
-
 def test_a_bundle_that_says_it_has_a_cascade_must_have_one(bundle_folder: Path) -> None:
     cascade = {"threshold": 0.99, "share": 0.5, "agreement": 0.999, "rows": 100}
     reseal(bundle_folder, lambda content: content["router"].update(cascade=cascade))

@@ -9,18 +9,16 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 from rich.console import Console
-from safetensors.torch import load_file
 
 from bundle.digests import adapter_digest
-from bundle.errors import BundleError
 from bundle.manifest import HELD_OUT_FILE
-from bundle.read import ROUTER_HEAD
+from bundle.read import read_bundle
 from demo.rows import make_rows
 from evaluation.evidence.gradient_router import GradientRouter
 from router.load import load_router
 from tests.stand_ins.tiny_line import TinyRun
+from training.errors import RecipeError
 from training.progress import Narrator
 from training.run import Run, finished_run
 from training.stages.inputs import read_inputs
@@ -83,35 +81,14 @@ def test_held_out_rows_another_router_and_a_fallback_on_everything(first: TinyRu
     assert adapter_digest(run.folder / "stages" / "warmup") != manifest.fallback.digest
 
 
-def test_a_gradient_router_is_trained_to_be_compared_with(first: TinyRun, tmp_path: Path) -> None:
-    run = first.copied_to(tmp_path / "run")
-    bundle = run.train(router__kind="gradient")
-    kept = run.kept()
-    assert {title for title, done in kept.items() if not done and title != "Bundle"} == {
-        next(title for title in kept if title.startswith("Stage III: gradient router"))
-    }
-    assert "the service refuses its bundle" in " ".join(run.said[-1].split())
-    manifest = bundle.manifest
-    assert (manifest.router.kind, manifest.router.encoder, manifest.router.cascade) == (
-        "gradient",
-        None,
-        None,
-    )
-    head = load_file(bundle.folder / ROUTER_HEAD)["W"]  # [K, d]
-    assert head.shape == (len(manifest.experts), manifest.router.hidden)
-    assert torch.allclose(head.norm(dim=1), torch.ones(len(head)), atol=1e-4)
-    router = GradientRouter(finished_run(run.folder, Narrator()), manifest.label_order)
-    lines = [
-        line for line in pq.read_table(bundle.folder / HELD_OUT_FILE).to_pylist() if line["use"] == "judge"
-    ]
-    found = router.probabilities([line["text"] for line in lines]).argmax(1)
-    assert manifest.calibration.agreement == pytest.approx(
-        float((found == [line["label"] for line in lines]).mean()), abs=1.1 / len(lines)
-    )
-    report = json.loads((bundle.folder / "report" / "report.json").read_text())
-    assert set(report["router"]["kinds"]) == {"semantic", "embedding", "keyword", "gradient"}
-    with pytest.raises(BundleError, match=r"needs the base model itself for every prompt"):
-        load_router(bundle)
+def test_the_gradient_router_is_compared_and_no_recipe_can_name_it(first: TinyRun) -> None:
+    bundle = read_bundle(first.folder / "bundle")
+    router = GradientRouter(finished_run(first.folder, Narrator()), bundle.manifest.label_order)
+    table = pq.read_table(bundle.folder / HELD_OUT_FILE).to_pylist()
+    probabilities = router.probabilities([line["text"] for line in table[:8]])
+    assert probabilities.shape == (len(table[:8]), len(bundle.manifest.experts))
+    with pytest.raises(RecipeError, match=r"router\.kind"):
+        first.train(router__kind="gradient")
 
 
 def test_held_out_rows_get_the_labels_that_the_assignment_gives(first: TinyRun, tmp_path: Path) -> None:

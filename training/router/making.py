@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -25,7 +24,6 @@ from training.router.export import write_router
 from training.router.head import Head, fit_head, fit_temperature
 from training.router.other_kinds import keywords, mean_embeddings, write_head
 from training.router.precision import ChosenPrecision, choose_precision
-from training.router.prompt_gradients import PromptGradients
 from training.router.quality import RouterScores, coverage_at, coverage_curve, quality
 from training.router.rows import JudgedRows, RoutedRows
 from training.stages.outcome import Outcome
@@ -95,12 +93,9 @@ def make_router(
     names: tuple[str, ...],
     section: RouterSection,
     seed: int,
-    gradients: Callable[[], PromptGradients],
     narrator: Narrator,
 ) -> MadeRouter:
     """Write the router's files into `folder`, and the heads of the other kinds beside it (section 5.4.2, Table 3).
-
-    `gradients` loads the base model, for the kind that needs it: each held-out prompt takes a pass of it.
 
     Whatever is fitted beyond the head is fitted on the rows marked in `held_out.fitted`, and every figure is of the
     others: of the router as it is served, int8 and cascade included.
@@ -108,8 +103,6 @@ def make_router(
     known, unseen = _embeddings(encoder, rows, held_out, section, narrator)
     head = fit_head(known, rows.labels, len(names), seed)
     kinds = _kinds(rows, held_out, known, unseen, head)
-    if section.kind == "gradient":
-        kinds["gradient"] = _by_gradient(gradients(), held_out, narrator)
     served = kinds[section.kind]
     encodes = section.kind in ENCODING_KINDS
     chosen = ChosenPrecision("float32", None, served.scores, served.scores, {})
@@ -205,16 +198,6 @@ def _kinds(
             {"W": weights}, {"keywords": json.dumps(words)}, shared_words(held_out.texts, column, weights)
         ),
     }
-
-
-def _by_gradient(gradients: PromptGradients, held_out: JudgedRows, narrator: Narrator) -> _Kind:
-    narrator.warn(
-        "router.kind = gradient needs the base model for every prompt: it is made to be compared with, and the "
-        "service refuses its bundle"
-    )
-    with narrator.bar("gradients of held-out prompts", len(held_out.texts), "rows") as advance:
-        cosines = gradients.cosines(held_out.texts, advance)  # [n, K]
-    return _Kind({"W": gradients.centroids.cpu().numpy()}, {}, cosines.astype(np.float32))
 
 
 def _scores_of(
