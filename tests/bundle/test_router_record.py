@@ -140,3 +140,9 @@ def test_a_kind_that_the_bundle_does_not_hold_is_refused(bundle_folder: Path) ->
     with pytest.raises(BundleError, match="the bundle holds no 'keyword' router"):
         load_other_router(bundle, "keyword")
     assert load_other_router(bundle, "semantic").labels == bundle.manifest.label_order
+
+
+def test_a_router_by_gradient_is_no_kind_of_a_bundle(bundle_folder: Path) -> None:
+    edit_manifest(bundle_folder, lambda content: content["router"].update(kind="gradient", encoder=None))
+    with pytest.raises(BundleError, match=r"router\.kind"):
+        read_bundle(bundle_folder)

@@ -13,14 +13,11 @@ from rich.console import Console
 
 from bundle.digests import adapter_digest
 from bundle.manifest import HELD_OUT_FILE
-from bundle.read import read_bundle
 from demo.rows import make_rows
-from evaluation.evidence.gradient_router import GradientRouter
 from router.load import load_router
 from tests.stand_ins.tiny_line import TinyRun
-from training.errors import RecipeError
 from training.progress import Narrator
-from training.run import Run, finished_run
+from training.run import Run
 from training.stages.inputs import read_inputs
 from training.stages.processes import World
 from training.stages.store import StageStore
@@ -79,16 +76,6 @@ def test_held_out_rows_another_router_and_a_fallback_on_everything(first: TinyRu
     assert warmup["r"] == manifest.lora.rank
     assert adapter_digest(run.folder / "stages" / "fallback") == manifest.fallback.digest
     assert adapter_digest(run.folder / "stages" / "warmup") != manifest.fallback.digest
-
-
-def test_the_gradient_router_is_compared_and_no_recipe_can_name_it(first: TinyRun) -> None:
-    bundle = read_bundle(first.folder / "bundle")
-    router = GradientRouter(finished_run(first.folder, Narrator()), bundle.manifest.label_order)
-    table = pq.read_table(bundle.folder / HELD_OUT_FILE).to_pylist()
-    probabilities = router.probabilities([line["text"] for line in table[:8]])
-    assert probabilities.shape == (len(table[:8]), len(bundle.manifest.experts))
-    with pytest.raises(RecipeError, match=r"router\.kind"):
-        first.train(router__kind="gradient")
 
 
 def test_held_out_rows_get_the_labels_that_the_assignment_gives(first: TinyRun, tmp_path: Path) -> None:
