@@ -119,9 +119,7 @@ def needed_operations(model: PeftModel, rows: Sequence[TokenRow]) -> float:
     head = 4 * config.hidden_size * config.vocab_size
     return float(
         sum(
-            len(row.input_ids) * per_token
-            + len(row.input_ids) ** 2 * attention
-            + (len(row.input_ids) - row.prompt_length) * head
+            len(row.input_ids) * per_token + len(row.input_ids) ** 2 * attention + row.trained_tokens * head
             for row in rows
         )
     )

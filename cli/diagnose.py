@@ -30,7 +30,9 @@ def diagnose(
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option("--data", help="JSON, JSONL, CSV or Parquet file, or hub data set id; may be repeated."),
+        typer.Option(
+            "--data", help="File or folder of rows, or hub data set (ID:CONFIG:SPLIT). May be repeated."
+        ),
     ] = None,
     rows: Annotated[int, typer.Option("--rows", min=1, help="Rows to check on, spread over the data.")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -107,10 +109,10 @@ def _checks(recipe: Recipe, adapter: Path | None, count: int) -> list[Check]:
 def _rows(tokenizer: PreTrainedTokenizerBase, recipe: Recipe, max_length: int, count: int) -> list[TokenRow]:
     """Render `count` rows, spread evenly over the data; for one that can't be used, the next that can."""
     from training.errors import RowsError
-    from training.rows.reading import read_rows
+    from training.rows.reading import HowToRead, read_rows
     from training.rows.rendering import TokenRow, render
 
-    read, _ = read_rows(recipe.data.files)
+    read, _ = read_rows(recipe.data.files, HowToRead.of(recipe.data))
     rows: list[TokenRow] = []
     step = max(1, len(read) // count)
     # First every step-th row, then those after them, and so on.

@@ -92,11 +92,11 @@ def _plan(recipe: Recipe, rows: int | None, processes: int, trial: bool) -> Plan
     from training.memory.model_shape import read_shape
     from training.memory.plan import count_rows, draft_plan
     from training.memory.planning import with_finetuning
-    from training.rows.reading import read_rows
+    from training.rows.reading import HowToRead, read_rows
 
     room = measure_budget(recipe.memory_budget, recipe.disk_budget, recipe.output or Path(), processes)
     shape = read_shape(recipe.base.model, recipe.lora, recipe.base.revision)
-    total = len(read_rows(recipe.data.files)[0]) if rows is None else rows
+    total = len(read_rows(recipe.data.files, HowToRead.of(recipe.data))[0]) if rows is None else rows
     longest = min(recipe.data.max_length, shape.max_positions)
     counts = count_rows(total, recipe.split, longest)
     drafted = draft_plan(shape, recipe.clusters, counts, room)

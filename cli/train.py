@@ -16,7 +16,10 @@ def train(
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option("--data", help="JSON, JSONL, CSV or Parquet file, or hub data set id; may be repeated."),
+        typer.Option(
+            "--data",
+            help="File or folder of rows, or hub data set (ID:CONFIG:SPLIT): docs/data.md. May be repeated.",
+        ),
     ] = None,
     base_model: Annotated[
         str | None, typer.Option("--base-model", help="Hub id or folder of the base model.")

@@ -15,7 +15,9 @@ from evaluation.answers.exact_match import is_match
 from evaluation.record import write_whole
 from training.errors import RowsError, TrainingError
 from training.progress import Narrator
-from training.rows.reading import Message, Row, parse_row, records
+from training.rows.conversations import Message
+from training.rows.files import records
+from training.rows.reading import Row, parse_row
 
 _TIMEOUT_SECONDS = 300
 _AUTO = "auto"

@@ -138,6 +138,8 @@ def _report(run: Run, terms: Sequence[Sequence[str]]) -> dict[str, Any]:
             "warmup": len(inputs.split.warmup),
             "probe": len(inputs.split.probe),
             "unusable": [asdict(row) for row in inputs.unusable],
+            "files": [file.summary() for file in inputs.files],
+            "repeats": asdict(inputs.repeats),
         },
         "spectrum": run.start.spectrum,
         "calibration": run.centroids.written,

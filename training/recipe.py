@@ -25,10 +25,28 @@ def _choice(default: Any, tag: str, why: str, **limits: Any) -> Any:
     return Field(default=default, description=why, json_schema_extra={"tag": tag}, **limits)
 
 
+COLUMN_PARTS = (
+    *("prompt", "context", "answer", "system", "history", "thinking", "messages", "tools"),
+    *("label", "weight", "source", "ignore"),
+)
+"""What `data.columns` can say of a column: training/rows/forms.py has what each means."""
+_PARTS_KNOWN = f"the parts are {', '.join(COLUMN_PARTS)}"
+
+
 class DataSection(Section):
     """Which rows, and which of them can be used."""
 
-    files: tuple[str, ...] = _choice((), "ours", "JSON, JSONL, CSV or Parquet files, or one hub data set id")
+    files: tuple[str, ...] = _choice(
+        (), "ours", "files, folders or hub data set ids (ID:CONFIG:SPLIT): docs/data.md"
+    )
+    columns: dict[str, tuple[str, ...]] = _choice(
+        {},
+        "ours",
+        "which column is what, where its name does not say it, e.g. {prompt: Frage, answer: Antwort}",
+    )
+    train_on: Literal["last", "all"] = _choice(
+        "last", "ours", "answers of a conversation: the last alone, or all; never one of weight 0"
+    )
     max_length: int = _choice(
         1024, "anchor:trl", "tokens of prompt and completion; longer rows are left out", ge=8
     )
@@ -44,6 +62,23 @@ class DataSection(Section):
     held_out_texts: bool = _choice(
         True, "ours", "whether the bundle's report/held_out.parquet holds their prompts and responses"
     )
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _one_column_is_a_list(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError(  # noqa: TRY004 - pydantic turns only this one into an answer
+                f"it maps parts to columns, as in {{prompt: Frage, answer: Antwort}}; {_PARTS_KNOWN}"
+            )
+        for part, names in value.items():
+            if part not in COLUMN_PARTS:
+                turned = (
+                    ", and it is written PART: COLUMN"
+                    if isinstance(names, str) and names in COLUMN_PARTS
+                    else ""
+                )
+                raise ValueError(f"{part!r} is no part of a row; {_PARTS_KNOWN}{turned}")
+        return {part: (names,) if isinstance(names, str) else names for part, names in value.items()}
 
 
 class BaseSection(Section):

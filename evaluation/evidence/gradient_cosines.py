@@ -88,5 +88,5 @@ def gradient_cosines(
 def _digest(rows: Sequence[TokenRow]) -> str:
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(f"{list(row.input_ids)} {row.prompt_length} ".encode())
+        digest.update(f"{row.parts} ".encode())
     return digest.hexdigest()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from evaluation.errors import EvidenceError
 from evaluation.seed.seed_run import SeedRun
-from training.rows.reading import read_rows
+from training.rows.reading import HowToRead, read_rows
 from training.rows.rendering import TokenRow, render
 from training.run import Run
 from training.stages.inputs import Inputs
@@ -44,7 +44,7 @@ def read_held_out(files: Sequence[str], inputs: Inputs) -> list[TokenRow]:
     found: list[TokenRow] = []
     limit = min(inputs.recipe.data.max_length, inputs.base.max_positions)
     for file in files:
-        read, _ = read_rows((file,))
+        read, _ = read_rows((file,), HowToRead.of(inputs.recipe.data))
         rendered = [render(inputs.tokenizer, row, inputs.recipe.router.routed_text, limit) for row in read]
         usable = [row for row in rendered if isinstance(row, TokenRow)]
         if not usable:

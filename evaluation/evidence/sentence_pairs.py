@@ -183,7 +183,7 @@ def _gradient_cosines(run: Run, store: StageStore, name: str, rows: Sequence[Tok
                 cosines += _cosines(gradients).tolist()
         return {"cosines": cosines}
 
-    depends_on = {"warmup": warmup.digest, "rows": [[*row.input_ids, row.prompt_length] for row in rows]}
+    depends_on = {"warmup": warmup.digest, "rows": [row.parts for row in rows]}
     title = f"Gradients of {len(rows):,} sentences, {name}"
     done = store.run(Stage(f"sentences-{name.replace(' ', '-')}", title, depends_on), work)
     return np.asarray(done.facts["cosines"])

@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from training.errors import RowsError
 from training.recipe import Recipe
-from training.rows.reading import Row, parse_row, records
+from training.rows.files import records
+from training.rows.reading import HowToRead, Row, parse_row
 from training.rows.rendering import TokenRow, prompt_ids, render
 
 
@@ -108,7 +109,7 @@ def _drawn(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
 ) -> DrawnRow | None:
-    parsed = parse_row(origin, record)
+    parsed = parse_row(origin, record, HowToRead.of(recipe.data))
     if not isinstance(parsed, Row):
         return None
     rendered = render(tokenizer, parsed, recipe.router.routed_text, max_length)
@@ -119,7 +120,7 @@ def _drawn(
     return DrawnRow(
         record={**record, "source": source},
         row=replace(rendered, source=source),
-        prompt=prompt_ids(tokenizer, parsed.prompt),
+        prompt=prompt_ids(tokenizer, parsed.prompt, parsed.tools),
         text="\n".join([*(message["content"] for message in parsed.prompt), parsed.completion]),
         answer=str(answer) if isinstance(answer, str | int | float) else None,
     )

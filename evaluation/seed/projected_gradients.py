@@ -29,7 +29,7 @@ _BLOCK_ROWS = 64
 
 def of_instruction(row: TokenRow) -> TokenRow:
     """Return the row as a question alone: its loss is that of the prompt's own tokens, after the first."""
-    return replace(row, input_ids=row.input_ids[: row.prompt_length], prompt_length=1)
+    return replace(row, input_ids=row.input_ids[: row.prompt_length], prompt_length=1, earlier=())
 
 
 def projected_gradients(
@@ -62,7 +62,7 @@ def projected_gradients(
 
     depends_on = {
         "adapter": adapter.digest,
-        "rows": [[len(row.input_ids), row.prompt_length, row.origin] for row in rows],
+        "rows": [[len(row.input_ids), row.prompt_length, list(row.earlier), row.origin] for row in rows],
         "inputs": [run.inputs.digest, run.test_digest],
         "seed": run.seed,
     }

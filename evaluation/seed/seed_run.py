@@ -59,7 +59,7 @@ class SeedRun:
         self.train = np.asarray(inputs.split.train)
         self.validation = np.asarray(inputs.split.validation)
         self.test = np.arange(len(inputs.rows), len(self.rows))
-        self.test_digest = _digest([[list(row.input_ids), row.prompt_length] for row in test])
+        self.test_digest = _digest([row.parts for row in test])
 
     def __enter__(self) -> Self:
         return self

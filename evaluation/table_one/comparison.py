@@ -24,7 +24,7 @@ from evaluation.table_one.recipe import EvaluationRecipe
 from training.errors import RowsError, TrainingError
 from training.models.base_model import BaseModel, find_base
 from training.progress import Narrator
-from training.rows.rendering import use_chat_template
+from training.rows.rendering import IGNORED, use_chat_template
 from training.stages.inputs import read_inputs
 from training.stages.processes import World
 from training.stages.store import StageStore
@@ -183,9 +183,7 @@ class _Ground:
                 for source, rows in by_source.items()
             },
             commonest_token={
-                source: _commonest(
-                    [t for row in rows for t in row.row.input_ids[row.row.prompt_length :]], -1
-                )
+                source: _commonest([t for row in rows for t in row.row.labels if t != IGNORED], -1)
                 for source, rows in by_source.items()
             },
             contaminated=contaminated,

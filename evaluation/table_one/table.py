@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from evaluation.intervals import paired_differences, wilson_interval
 from evaluation.seed.partition import ONLY
 from evaluation.table_one.comparison import Comparison, Outcome
+from training.rows.rendering import IGNORED
 
 REFERENCE = "one-lora"
 """The method that every other is set against."""
@@ -134,7 +135,7 @@ def _floors(found: Comparison) -> dict[str, tuple[float, int]]:
 
 def _response(found: Comparison, place: int) -> Sequence[int]:
     row = found.test[place].row
-    return row.input_ids[row.prompt_length :]
+    return [token for token in row.labels if token != IGNORED]
 
 
 def _differences(found: Comparison, resamples: int) -> dict[str, dict[str, dict[str, float]]]:

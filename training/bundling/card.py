@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 
 from bundle.manifest import Calibration, Manifest
 from training.models.model_card import languages_of
-from training.rows.reading import is_file_name
+from training.rows.files import hub_id, is_file_name
 
 CARD_FILE = "README.md"
 _TEMPLATE = "bundle_card.md.jinja"
@@ -59,7 +59,7 @@ def _front_matter(
         library_name="peft",
         pipeline_tag="text-generation",
         language=languages_of(base_folder) or None,
-        datasets=[name for name in data if not is_file_name(name)] or None,
+        datasets=[hub_id(name) for name in data if not is_file_name(hub_id(name))] or None,
         tags=list(_TAGS),
     )
 

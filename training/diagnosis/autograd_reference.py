@@ -46,10 +46,12 @@ def own_gradient(
     """One row's loss from the model's own logits, unpadded and without a mask, and its gradient [d]."""
     device = weights[0].device
     ids = torch.tensor([row.input_ids], device=device)  # [1, T]
-    logits = base(input_ids=ids, use_cache=False).logits[0, row.prompt_length - 1 : -1]  # [C, V]
+    wanted = torch.tensor(row.labels[1:], device=device)  # [T-1]: position t predicts token t+1
+    trained = wanted != IGNORED
+    logits = base(input_ids=ids, use_cache=False).logits[0, :-1][trained]  # [C, V]
     # Never below float32, and not down to it: in a float64 copy this is the truth for the others.
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return _differentiated(cross_entropy(logits, ids[0, row.prompt_length :]), weights)
+    return _differentiated(cross_entropy(logits, wanted[trained]), weights)
 
 
 def gathered_gradient(

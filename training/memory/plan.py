@@ -41,7 +41,7 @@ class RowCounts:
             train=len(split.train),
             probe=len(split.probe),
             longest=max(len(row.input_ids) for row in rows),
-            longest_completion=max(len(row.input_ids) - row.prompt_length for row in rows),
+            longest_completion=max(row.trained_tokens for row in rows),
         )
 
 

@@ -91,7 +91,7 @@ def plan_clusters(inputs: Inputs, store: StageStore) -> Plan:
         train=len(inputs.split.train),
         probe=len(inputs.split.probe),
         longest=max(inputs.lengths),
-        longest_completion=max(len(row.input_ids) - row.prompt_length for row in inputs.rows),
+        longest_completion=max(row.trained_tokens for row in inputs.rows),
     )
     budget = measure_budget(recipe.memory_budget, recipe.disk_budget, store.folder, store.world.size)
     depends_on = {

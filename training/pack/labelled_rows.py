@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from bundle.manifest import RoutedTextRule
 from router.text import routed_text
 from training.errors import RowsError
-from training.rows.reading import Unusable, parse_prompt, records
+from training.rows.files import records
+from training.rows.reading import Unusable, parse_prompt
+from training.rows.split import prompt_key, whole_prompts
 
 _HELD_OUT = 0.2
+_FEWEST_HELD_OUT = 2  # one for the temperature, one to measure on
 FEWEST = round(1 / _HELD_OUT)
 """Rows of an expert below which none of them could be held out."""
 
@@ -33,16 +36,32 @@ class LabelledRows:
         return [int(count) for count in np.bincount(self.labels, minlength=k)]
 
     def split(self, k: int, seed: int) -> tuple[list[int], list[int]]:
-        """Return the places to train on and those held out: a fifth of each expert's rows, drawn by the seed."""
-        order = np.random.default_rng(seed).permutation(len(self.labels))
-        train: list[int] = []
-        held_out: list[int] = []
+        """Return the places to train on and those held out: a fifth of each expert's rows, drawn by the seed.
+
+        Rows of one prompt stand on one side, whichever experts they are of.
+
+        Raises:
+            RowsError: there are too few distinct prompts to hold any out.
+
+        """
+        order = np.random.default_rng(seed).permutation(len(self.labels)).tolist()
+        keys = [prompt_key(text) for text in self.texts]
+        side: dict[str, bool] = {}
         for label in range(k):
-            own = [int(place) for place in order if self.labels[place] == label]
-            count = int(_HELD_OUT * len(own))
-            held_out += own[:count]
-            train += own[count:]
-        return train, held_out
+            own = [place for place in order if self.labels[place] == label]
+            known = sum(side.get(keys[place], False) for place in own)
+            free = [place for place in own if keys[place] not in side]
+            taken = whole_prompts(free, int(_HELD_OUT * len(own)) - known, keys) if len(set(keys)) > 1 else []
+            side |= dict.fromkeys((keys[place] for place in free), False)
+            side |= dict.fromkeys((keys[place] for place in taken), True)
+        by_label = sorted(order, key=lambda place: self.labels[place])
+        held_out = [place for place in by_label if side[keys[place]]]
+        if len(held_out) < _FEWEST_HELD_OUT:
+            raise RowsError(
+                f"{len(self.texts):,} rows hold {len(set(keys)):,} distinct prompts, too few to hold a fifth out and "
+                "measure the router on prompts that it has not learned. Give rows of more prompts."
+            )
+        return [place for place in by_label if not side[keys[place]]], held_out
 
 
 def read_labelled_rows(
@@ -60,7 +79,7 @@ def read_labelled_rows(
     for file in files:
         before = len(texts)
         for origin, record in records(file):
-            row = record if isinstance(record, Unusable) else parse_prompt(origin, record)
+            row = parse_prompt(origin, record)
             if isinstance(row, Unusable):
                 raise RowsError(f"{row.origin}: {row.reason}. Mend this row or remove it.")
             label = record.get(column)

@@ -35,9 +35,11 @@ from training.progress import Narrator
 from training.recipe import BaseSection
 from training.router.export import write_router
 from training.router.head import Head, calibrated, drawn_half, fit_head
+from training.router.quality import said_of_agreement
 from training.rows.answer_end import answer_end_of_template, described
-from training.rows.reading import is_file_name
+from training.rows.files import is_file_name
 from training.rows.rendering import prompt_ids, use_chat_template
+from training.rows.split import count_repeats, prompt_key
 
 _SEED = 0  # of the draw of held-out rows
 _RULE = RoutedText.model_fields["rule"].default
@@ -248,11 +250,16 @@ def _router(
         head = fit_head(embeddings[train], rows.labels[train], len(names), _SEED)
     else:
         held_out = list(range(len(rows.texts)))
-    fitted = drawn_half(len(held_out), _SEED)
+    fitted = drawn_half([rows.texts[place] for place in held_out], _SEED)
     calibration = calibrated(head, embeddings[held_out], rows.labels[held_out], fitted)
-    narrator.say(
-        f"The router agrees with {calibration.agreement:.1%} of {calibration.held_out_rows:,} held-out labels"
-    )
+    said = said_of_agreement(calibration.agreement or 0.0, rows.labels[held_out][~fitted])
+    agreed = f"{calibration.agreement:.1%} of {calibration.held_out_rows:,} held-out labels"
+    narrator.say(f"The router agrees with {agreed} {said}".replace("cluster", "expert"))
+    repeats = count_repeats([prompt_key(text) for text in rows.texts], rows.labels.tolist())
+    if repeats.prompts < repeats.rows:
+        narrator.say(
+            f"{repeats.rows:,} rows hold {repeats.prompts:,} distinct prompts; rows of one prompt are held out together"
+        )
     return head, calibration
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from bundle.manifest import Calibration
+from training.rows.split import prompt_key, whole_prompts
 
 _STRENGTHS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 10.0)
 """scikit-learn's C on standardised features, strongest first."""
@@ -127,10 +129,12 @@ def agreement(logits: NDArray[np.floating], labels: Labels) -> float:
     return float(np.mean(logits.argmax(axis=1) == labels))
 
 
-def drawn_half(count: int, seed: int) -> NDArray[np.bool_]:
-    """Mark the seeded half of `count` held-out rows that temperature and thresholds are fitted on."""
-    fitted = np.zeros(count, dtype=bool)
-    fitted[np.random.default_rng(seed).permutation(count)[: count // 2]] = True
+def drawn_half(texts: Sequence[str], seed: int) -> NDArray[np.bool_]:
+    """Mark the seeded half of held-out rows that temperature and thresholds are fitted on: no text stands in both."""
+    fitted = np.zeros(len(texts), dtype=bool)
+    order = np.random.default_rng(seed).permutation(len(texts)).tolist()
+    keys = [prompt_key(text) for text in texts]
+    fitted[whole_prompts(order, len(texts) // 2, keys) or order[: len(texts) // 2]] = True
     return fitted
 
 

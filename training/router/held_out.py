@@ -20,6 +20,7 @@ from training.gradients.supply import row_gradients
 from training.router.head import drawn_half
 from training.router.rows import JudgedRows, RoutedRows
 from training.rows.rendering import TokenRow
+from training.rows.split import prompt_key, whole_prompts
 from training.stages.inputs import Inputs
 from training.stages.outcome import TrainedAdapter
 from training.stages.store import Stage, StageResult, StageStore
@@ -86,17 +87,22 @@ def label_held_out(
         cosine = np.concatenate([cosine, table["cosine"].to_numpy()])
         margin = np.concatenate([margin, table["margin"].to_numpy()])
     part = ["validation"] * len(validation) + ["held_out"] * len(inputs.held_out)
-    use = drawn_uses(len(validation), len(inputs.held_out), inputs.recipe.seed)
+    use = drawn_uses([row.routed_text for row in rows], len(validation), inputs.recipe.seed)
     return LabelledHeldOut(rows, labels, cosine, margin, part, use)
 
 
-def drawn_uses(validation: int, held_out: int, seed: int) -> NDArray[np.str_]:
-    """Return what each of so many rows is used for `[validation + held_out]`, as `LabelledHeldOut` says."""
-    use = np.full(validation + held_out, JUDGE)
-    further = np.random.default_rng(seed).permutation(held_out)
-    use[validation + further[: held_out // 3]] = TEACH
+def drawn_uses(texts: Sequence[str], validation: int, seed: int) -> NDArray[np.str_]:
+    """Return what each row is used for, as `LabelledHeldOut` says: rows of one text, of [n], for one and the same.
+
+    The first `validation` of them are the validation rows.
+    """
+    use = np.full(len(texts), JUDGE)
+    held_out = len(texts) - validation
+    further = np.random.default_rng(seed).permutation(held_out).tolist()
+    teach = whole_prompts(further, held_out // 3, [prompt_key(text) for text in texts[validation:]])
+    use[[validation + place for place in teach]] = TEACH
     others = np.flatnonzero(use != TEACH)
-    use[others[drawn_half(len(others), seed)]] = FIT
+    use[others[drawn_half([texts[place] for place in others], seed)]] = FIT
     return use
 
 

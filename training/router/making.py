@@ -24,7 +24,7 @@ from training.router.export import write_router
 from training.router.head import Head, fit_head, fit_temperature
 from training.router.other_kinds import keywords, mean_embeddings, write_head
 from training.router.precision import ChosenPrecision, choose_precision
-from training.router.quality import RouterScores, coverage_at, coverage_curve, quality
+from training.router.quality import RouterScores, coverage_at, coverage_curve, quality, said_of_agreement
 from training.router.rows import JudgedRows, RoutedRows
 from training.stages.outcome import Outcome
 from training.stages.store import StageResult
@@ -144,7 +144,8 @@ def make_router(
     probabilities = _served(cascade if judged.used else None, judged.scores, scores, temperature, held_out)
     calibration = calibrate_router(probabilities, temperature, held_out, section.target_agreement, narrator)
     narrator.say(
-        f"    agrees with the clusters on {calibration.agreement:.1%} of {calibration.held_out_rows:,} held-out rows"
+        f"    agrees with the clusters on {calibration.agreement:.1%} of {calibration.held_out_rows:,} held-out rows "
+        + said_of_agreement(calibration.agreement or 0.0, held_out.labels[~held_out.fitted])
     )
     others = ~held_out.fitted
     found = {

@@ -40,6 +40,23 @@ class Quality:
         return asdict(self)
 
 
+def said_of_agreement(agreement: float, labels: Labels) -> str:
+    """Set an agreement on rows of these labels [n] beside what always naming the most frequent one would have.
+
+    At chance: not above it with 95 % confidence (exact binomial test).
+    """
+    rows = len(labels)
+    commonest = int(np.bincount(labels).max())
+    right = round(agreement * rows)
+    naming = f"always naming the largest cluster would be right for {commonest / rows:.1%}"
+    above = commonest < rows and binomtest(right, rows, commonest / rows, alternative="greater").pvalue < 0.05
+    return (
+        f"({naming})"
+        if above
+        else f"- no better than chance: {naming}. The router can't tell them apart by the prompt"
+    )
+
+
 def quality(probabilities: Probabilities, labels: Labels) -> Quality:
     """Judge probabilities `[n, K]` by labels `[n]`."""
     chosen = probabilities.argmax(axis=1)

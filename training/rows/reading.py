@@ -1,35 +1,53 @@
-"""Read rows: any of three forms, from any file or hub id that `datasets` reads; say which can't be used."""
+"""Rows of training: records of any known form, made one kind of thing; what can't be one is said with the reason."""
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import datasets
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from training.errors import RowsError
+from training.recipe import DataSection
+from training.rows.conversations import (
+    Message,
+    WrongRow,
+    conversation,
+    history,
+    json_of,
+    text_of,
+    tools_of,
+    weight_of,
+)
+from training.rows.files import Broken, records
+from training.rows.forms import PARTS, ColumnMap, Form, form_of, how_unread, setting, what_would_do
 
-Message = dict[str, str]
-
-datasets.disable_progress_bars()  # training shows its own
-
-_FORMS = "instruction/input/output, prompt/completion, or messages"
-_ROLES = ("system", "user", "assistant")
-_KINDS = {".jsonl": "text", ".ndjson": "text", ".json": "text", ".csv": "csv", ".parquet": "parquet"}
+TrainOn = Literal["last", "all"]
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One training example: a conversation up to the answer, and the answer."""
+    """One training example: a conversation up to the answer, and the answer.
+
+    `answer` is the answer as a message where it is more than the text `completion`. `earlier` are the places in
+    `prompt` of the answers that are trained on too. `tools` are those that the answer could call.
+    """
 
     origin: str
     prompt: tuple[Message, ...]
     completion: str
     source: str | None = None
+    answer: Message | None = None
+    earlier: tuple[int, ...] = ()
+    tools: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def answer_message(self) -> Message:
+        """The answer as a message."""
+        return self.answer or {"role": "assistant", "content": self.completion}
 
 
 @dataclass(frozen=True)
@@ -40,195 +58,366 @@ class Unusable:
     reason: str
 
 
-def read_rows(files: tuple[str, ...]) -> tuple[list[Row], list[Unusable]]:
-    """Read every row of every file, in order; none is dropped without being listed.
+@dataclass(frozen=True)
+class HowToRead:
+    """What the recipe chooses of reading: `data.train_on` and `data.columns`."""
+
+    train_on: TrainOn = "last"
+    columns: ColumnMap = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, data: DataSection) -> HowToRead:
+        """Return what a recipe chooses."""
+        return cls(data.train_on, data.columns)
+
+
+@dataclass
+class FileRead:
+    """What was read of one file: its form, and what became of every field, each with the rows that have it."""
+
+    file: str
+    rows: int = 0
+    unusable: int = 0
+    forms: Counter[str] = field(default_factory=Counter)
+    fields: Counter[tuple[str, str]] = field(default_factory=Counter)
+    unread: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """Say it, the file first, then a line per field."""
+        total = self.rows + self.unusable
+        forms = ", ".join(
+            form if count == total else f"{form} ({count:,})" for form, count in self.forms.most_common()
+        )
+        said = [
+            f"{self.file}: {total:,} rows, {forms or 'of no known form'}"
+            + "".join(f"; {note}" for note in self.notes)
+        ]
+        for (name, use), count in self.fields.items():
+            said.append(f"    {name}: {use}" + (f" (in {count:,} rows)" if count < total else ""))
+        if self.unread:
+            said.append(f"    not used: {', '.join(self.unread)}")
+        return said
+
+    def summary(self) -> dict[str, Any]:
+        """Return it for report.json."""
+        return {
+            "file": self.file,
+            "rows": self.rows,
+            "unusable": self.unusable,
+            "forms": dict(self.forms),
+            "fields": [
+                {"field": name, "use": use, "rows": count} for (name, use), count in self.fields.items()
+            ],
+            "not_used": dict(self.unread),
+            "notes": self.notes,
+        }
+
+
+_AS_FOUND = HowToRead()
+
+
+def read_rows(
+    files: tuple[str, ...], how: HowToRead = _AS_FOUND, told: list[FileRead] | None = None
+) -> tuple[list[Row], list[Unusable]]:
+    """Read every row of every file, in order; none is dropped without being listed. `told` takes what was read how.
 
     Raises:
-        RowsError: a file is missing, of an unknown kind, unreadable or empty.
+        RowsError: a file is missing, of an unknown kind, unreadable or empty; or has none of the columns of
+            `data.columns`.
 
     """
     rows: list[Row] = []
     unusable: list[Unusable] = []
+    mapped = {name for names in how.columns.values() for name in names}
+    known: dict[str, None] = {}
     for file in files:
-        count = len(rows) + len(unusable)
-        for origin, record in records(file):
-            if isinstance(record, Unusable):
-                unusable.append(record)
-                continue
-            parsed = parse_row(origin, record)
+        read = FileRead(file)
+        for origin, record in records(file, read.notes.append):
+            parsed = parse_row(origin, record, how, read)
+            if isinstance(record, dict):
+                known |= dict.fromkeys(map(str, record))
             if isinstance(parsed, Row):
                 rows.append(parsed)
+                read.rows += 1
             else:
                 unusable.append(parsed)
-        if len(rows) + len(unusable) == count:
+                read.unusable += 1
+        if not read.rows + read.unusable:
             raise RowsError(f"{file}: there is not one row in it.")
+        if told is not None:
+            told.append(read)
+    if missing := sorted(mapped - known.keys()):
+        raise RowsError(
+            f"Recipe, data.columns: no row has a column {missing[0]!r}. The columns are {', '.join(known) or 'none'}."
+        )
     return rows, unusable
 
 
-def is_file_name(name: str) -> bool:
-    """Whether a name of data is that of a file, by its ending; else it is a hub id."""
-    return Path(name).suffix in _KINDS
-
-
-def parse_row(origin: str, record: Any) -> Row | Unusable:
-    """Make a row of one record in any of the three forms, or say why it can't be one."""
-    row = parse_prompt(origin, record)
-    if isinstance(row, Row) and not row.completion.strip():
-        asked_last = record.get("messages") is not None and record["messages"][-1]["role"] != "assistant"
-        why = ": the last message is not the assistant's" if asked_last else ""
-        return Unusable(origin, f"it has no response{why}")
+def parse_row(
+    origin: str, record: Any, how: HowToRead = _AS_FOUND, read: FileRead | None = None
+) -> Row | Unusable:
+    """Make a row of one record of any known form, or say why it can't be one."""
+    try:
+        read = read or FileRead("")
+        messages, tools, source, form = _parsed(record, how, read)
+        _refuse_bad_answers(record, form)
+        row = _row(origin, messages, tools, source, how, read)
+        _refuse_surrogates(row)
+    except WrongRow as wrong:
+        return Unusable(origin, str(wrong))
     return row
 
 
-def parse_prompt(origin: str, record: Any) -> Row | Unusable:
-    """As `parse_row`, of a record that may lack the response; the completion is then empty."""
-    if not isinstance(record, dict):
-        return Unusable(origin, f"a row must be an object, this is {type(record).__name__}")
-    source = record.get("source")
-    source = source if isinstance(source, str) else None
+def parse_prompt(origin: str, record: Any, how: HowToRead = _AS_FOUND) -> Row | Unusable:
+    """As `parse_row`, of a record that may lack the answer; the completion is then empty."""
     try:
-        if record.get("messages") is not None:
-            prompt, completion = _of_messages(record["messages"])
-        elif record.get("prompt") is not None:
-            prompt, completion = _of_prompt(record["prompt"], record.get("completion"))
-        elif record.get("instruction") is not None:
-            prompt, completion = _of_alpaca(record)
-        else:
-            return Unusable(origin, f"its keys {sorted(record)} are none of the forms {_FORMS}")
-    except _WrongRow as wrong:
+        messages, tools, source, _ = _parsed(record, how, FileRead(""))
+        answered = messages[-1]["role"] == "assistant" and messages[:-1]
+        prompt = tuple(_plain(message) for message in (messages[:-1] if answered else messages))
+        row = Row(origin, prompt, messages[-1]["content"] if answered else "", source, tools=tools)
+        _refuse_no_prompt(row.prompt)
+        _refuse_surrogates(row)
+    except WrongRow as wrong:
         return Unusable(origin, str(wrong))
-    if not any(message["role"] == "user" and message["content"].strip() for message in prompt):
-        return Unusable(origin, "it has no prompt")
-    return Row(origin, tuple(prompt), completion, source)
+    return row
 
 
-class _WrongRow(Exception):
-    """Why one record is no row."""
+def _parsed(
+    record: Any, how: HowToRead, read: FileRead
+) -> tuple[list[Message], tuple[dict[str, Any], ...], str | None, Form]:
+    if isinstance(record, Broken):
+        raise WrongRow(record.reason)
+    if isinstance(record, list) and record and all(isinstance(turn, dict) for turn in record):
+        record = {"messages": record}
+    if not isinstance(record, dict):
+        raise WrongRow(f"a row must be an object, this is {type(record).__name__}")
+    record = _openai_preference(record)
+    form = form_of(record, how.columns)
+    if form is None:
+        raise what_would_do(record)
+    notes: set[str] = set()
+    messages = (
+        _whole_conversation(record, form, notes)
+        if "messages" in form.parts
+        else _question_and_answer(record, form, notes)
+    )
+    if system := form.first("system"):
+        text = text_of(record[system], system)
+        if text.strip() and messages[0]["role"] in ("system", "developer"):
+            if messages[0]["content"].strip() != text.strip():
+                raise WrongRow(f"{system!r} and the conversation's own system turn differ. Keep one of them")
+        elif text.strip():
+            messages = [{"role": "system", "content": text}, *messages]
+    tools: tuple[dict[str, Any], ...] = ()
+    if column := form.first("tools"):
+        tools = tools_of(record[column], column)
+    _refuse_lost_prompts(record, form, messages)
+    source = record.get(form.first("source") or "source")
+    read.forms[form.name] += 1
+    for part, names in form.parts.items():
+        for place, name in enumerate(names):
+            use = PARTS["context"] if part == "prompt" and place else PARTS[part]
+            if part == "source" and not isinstance(source, str):
+                read.unread[name] += 1
+            elif name in record and (record[name] not in (None, "", [], {}) or part in ("prompt", "answer")):
+                read.fields[name, use] += 1
+    for name in form.beside:
+        read.fields[name, "said in the conversation already"] += 1
+    read.unread.update([*(how_unread(name) for name in form.unread), *sorted(notes)])
+    return messages, tools, source if isinstance(source, str) else None, form
 
 
-def _text(value: Any, name: str) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise _WrongRow(f"{name!r} must be text, this is {type(value).__name__}")
-    return value
+def _openai_preference(record: dict[str, Any]) -> dict[str, Any]:
+    asked = record.get("input")
+    if not isinstance(asked, dict) or not isinstance(record.get("preferred_output"), list):
+        return record
+    rest = {name: value for name, value in record.items() if name not in ("input", "preferred_output")}
+    return {**asked, **rest, "messages": [*(asked.get("messages") or []), *record["preferred_output"]]}
 
 
-def _of_alpaca(record: dict[str, Any]) -> tuple[list[Message], str]:
-    instruction, extra = _text(record["instruction"], "instruction"), _text(record.get("input"), "input")
-    content = f"{instruction}\n{extra}" if extra else instruction
-    return [{"role": "user", "content": content}], _text(record.get("output"), "output")
+def _whole_conversation(record: Mapping[str, Any], form: Form, notes: set[str]) -> list[Message]:
+    (name,) = form.parts["messages"]
+    messages = conversation(record[name], name, notes)
+    if earlier := form.first("history"):
+        messages = [*history(record[earlier], earlier, notes), *messages]
+    return messages
 
 
-def _of_prompt(prompt: Any, completion: Any) -> tuple[list[Message], str]:
-    messages = _messages(prompt, "prompt") if isinstance(prompt, list) else None
-    if messages is None:
-        messages = [{"role": "user", "content": _text(prompt, "prompt")}]
-    if isinstance(completion, list):
-        answer = _messages(completion, "completion")
-        if len(answer) != 1 or answer[0]["role"] != "assistant":
-            raise _WrongRow("'completion' must be one assistant message")
-        return messages, answer[0]["content"]
-    return messages, _text(completion, "completion")
+def _question_and_answer(record: Mapping[str, Any], form: Form, notes: set[str]) -> list[Message]:
+    first, *others = (*form.parts["prompt"], *form.parts.get("context", ()))
+    asked = record.get(first)
+    if isinstance(asked, list) and not all(isinstance(turn, str) for turn in asked):
+        messages = conversation(asked, first, notes)
+        extra = [text for name in others if (text := text_of(record.get(name), name)).strip()]
+        if extra:
+            raise WrongRow(
+                f"{first!r} is a conversation, and {others[0]!r} stands beside it. Put it into the conversation"
+            )
+    else:
+        texts = [text_of(asked, first), *(text_of(record.get(name), name) for name in others)]
+        content = "\n".join(text for place, text in enumerate(texts) if text or not place)
+        messages = [{"role": "user", "content": content}]
+    if earlier := form.first("history"):
+        before = history(record[earlier], earlier, notes)
+        systems = [message for message in messages[:1] if message["role"] == "system"]
+        messages = [*systems, *before, *messages[len(systems) :]]
+    answers = form.parts.get("answer", ())
+    answer = _answer([record.get(name) for name in answers], answers, notes)
+    if thoughts := form.first("thinking"):
+        answer["reasoning_content"] = text_of(record[thoughts], thoughts)
+    return [*messages, answer]
 
 
-def _of_messages(messages: Any) -> tuple[list[Message], str]:
-    if not isinstance(messages, list) or not messages:
-        raise _WrongRow("'messages' must be a list of messages")
-    parsed = _messages(messages, "messages")
-    if parsed[-1]["role"] != "assistant":
-        return parsed, ""
-    return parsed[:-1], parsed[-1]["content"]
+def _answer(values: list[Any], names: tuple[str, ...], notes: set[str]) -> Message:
+    if len(values) == 1 and isinstance(values[0], list) and values[0] and isinstance(values[0][0], dict):
+        turns = conversation(values[0], names[0], notes)
+        if len(turns) != 1 or turns[0]["role"] != "assistant":
+            raise WrongRow(f"{names[0]!r} must be one assistant message")
+        return turns[0]
+    texts = []
+    for value, name in zip(values, names, strict=True):
+        if isinstance(value, str) and name == "answers" and value.lstrip()[:2] == "{'":
+            value = json_of(value, name)
+        if isinstance(value, dict) and isinstance(value.get("text"), list):  # as SQuAD has them
+            value = value["text"]
+        if isinstance(value, list) and all(isinstance(text, str) for text in value):
+            if len(set(value)) > 1:
+                raise WrongRow(
+                    f"{name!r} holds {len(set(value))} answers that differ: write a row of each, or keep one"
+                )
+            value = value[0] if value else ""
+        texts.append(text_of(value, name))
+    return {"role": "assistant", "content": "\n".join(filter(None, texts))}
 
 
-def _messages(messages: list[Any], name: str) -> list[Message]:
-    parsed = []
-    for message in messages:
-        if not isinstance(message, dict) or message.get("role") not in _ROLES:
-            raise _WrongRow(f"{name!r} must hold messages with a role of {', '.join(_ROLES)}")
-        parsed.append({"role": message["role"], "content": _text(message.get("content"), f"{name}.content")})
-    return parsed
-
-
-def records(file: str) -> Iterator[tuple[str, Any]]:
-    """Yield every record of a file or hub data set as (where it stands, what it is).
-
-    A line that is no JSON is yielded as `Unusable`.
-
-    Raises:
-        RowsError: it is missing, of an unknown kind, or unreadable.
-
-    """
-    path = Path(file)
-    if path.suffix in (".jsonl", ".ndjson") and path.is_file():
-        yield from _lines_of_json(path)
-        return
-    if path.suffix == ".json" and path.is_file():
-        yield from _array_of_json(path)
-        return
-    for number, record in enumerate(_load(file, path), start=1):
-        yield f"{path.name}:{number}", record
-
-
-def _lines_of_json(path: Path) -> Iterator[tuple[str, Any]]:
-    # Read as lines of text, parsed one by one: the JSON reader of `datasets` wants one type per column, and
-    # would refuse a whole file for one row of a wrong type, without its line number.
-    for number, line in enumerate(_load_with("text", path, encoding="utf-8-sig")["text"], start=1):
-        if not line.strip():
+def _refuse_lost_prompts(record: Mapping[str, Any], form: Form, messages: list[Message]) -> None:
+    said = " ".join("\n".join(message["content"] for message in messages).split())
+    for name in form.beside:
+        value = record[name]
+        text = " ".join(value.split()) if isinstance(value, str) else ""
+        # Said already, or the whole row in another rendering: then it says nothing that would be lost.
+        if text and (text in said or _asked(form, record) in text):
             continue
-        origin = f"{path.name}:{number}"
-        try:
-            yield origin, json.loads(line)
-        except ValueError as error:
-            yield origin, Unusable(origin, f"it is not JSON ({error})")
-
-
-def _array_of_json(path: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        records = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise RowsError(
-            f"{path}: it can't be read as JSON ({error}). One object a line is a .jsonl file."
-        ) from error
-    if not isinstance(records, list):
-        raise RowsError(f"{path}: it must hold a list of rows, this is {type(records).__name__}.")
-    for number, record in enumerate(records, start=1):
-        yield f"{path.name}:{number}", record
-
-
-def _load(file: str, path: Path) -> datasets.Dataset:
-    if path.suffix in _KINDS:
-        if not path.is_file():
-            raise RowsError(f"{file}: there is no such file.")
-        options = _csv_options(path) if path.suffix == ".csv" else {}
-        return _load_with(_KINDS[path.suffix], path, **options)
-    if path.exists():
-        raise RowsError(
-            f"{file}: of an unknown kind; give a .jsonl, .json, .csv or .parquet file, or a hub id."
+        prompt = [*form.parts.get("prompt", ()), name]
+        mapping = (
+            setting({"prompt": prompt, "answer": form.parts["answer"]})
+            if "answer" in form.parts and len(prompt) > 1
+            else None
         )
-    try:
-        return datasets.load_dataset(file, split="train")
-    except Exception as error:  # the hub's client raises many kinds
-        raise RowsError(
-            f"{file}: neither a file here nor a data set that could be loaded from the hub ({type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no message'}). Check the path."
-        ) from error
+        ways = [f"put it into the prompt with {mapping}"] if mapping else []
+        ways.append(f"leave it out with {setting({'ignore': [name]})}")
+        raise WrongRow(f"{name!r} may be part of the prompt too, beside {form.name}: {', or '.join(ways)}")
 
 
-def _csv_options(path: Path) -> dict[str, Any]:
-    # Every cell is text, as it stands there: pandas would make numbers of answers, and nothing of "NA".
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
-        names = next(csv.reader(stream), [])
-    features = datasets.Features({name: datasets.Value("string") for name in names})
-    return {"features": features, "keep_default_na": False, "encoding": "utf-8-sig"}
+def _asked(form: Form, record: Mapping[str, Any]) -> str:
+    """What no text holds by chance: the prompt in one line."""
+    value = record.get(form.parts["prompt"][0]) if "prompt" in form.parts else None
+    return " ".join(value.split()) if isinstance(value, str) and value.strip() else "\0"
 
 
-def _load_with(kind: str, path: Path, **options: Any) -> datasets.Dataset:
-    try:
-        return datasets.load_dataset(kind, data_files=str(path), split="train", **options)
-    except Exception as error:  # pyarrow, pandas and datasets each raise their own
-        if not path.stat().st_size or "corresponds to no data" in str(error):
-            raise RowsError(f"{path}: there is not one row in it.") from error
-        cause = error.__cause__ or error
-        first_line = (str(cause).splitlines() or ["no message"])[0]
-        raise RowsError(f"{path}: it can't be read as {kind} ({first_line}). Check the file.") from error
+def _refuse_bad_answers(record: Any, form: Form) -> None:
+    if (name := form.first("label")) and str(record[name]).strip().lower() in ("false", "0", "0.0"):
+        raise WrongRow(
+            f"{name!r} is {record[name]!r}: its answer is marked as a bad one. If it says something else, leave it out "
+            f"with {setting({'ignore': [name]})}"
+        )
+    if (name := form.first("weight")) and not weight_of(record[name], name):
+        raise WrongRow(f"{name!r} is 0: it is not to be trained on")
+
+
+def _row(
+    origin: str,
+    messages: list[Message],
+    tools: tuple[dict[str, Any], ...],
+    source: str | None,
+    how: HowToRead,
+    read: FileRead,
+) -> Row:
+    answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+    trained = [
+        place for place in answers if message_weight(messages[place]) and says_something(messages[place])
+    ]
+    if not trained:
+        if answers and not any(map(message_weight, (messages[place] for place in answers))):
+            raise WrongRow("it has no response to train on: the weight of every answer is 0")
+        asked_last = not answers
+        raise WrongRow(
+            "it has no response" + (": the last message is not the assistant's" if asked_last else "")
+        )
+    last = trained[-1]
+    if says_nothing_after_question(messages, last):
+        raise WrongRow("it has no response: the last answer is empty")
+    _refuse_no_prompt(messages[:last])
+    earlier = tuple(trained[:-1]) if how.train_on == "all" else ()
+    silent = len(answers) - len(trained)
+    if silent:
+        read.fields["weight", "answers of weight 0 are read, not trained on"] += 1
+    if len(answers) > 1:
+        use = (
+            "every answer is trained on"
+            if how.train_on == "all"
+            else "the last answer is trained on, earlier ones are read"
+        )
+        read.fields["answers", f"{use} (data.train_on: {how.train_on})"] += 1
+    if last + 1 < len(messages):
+        read.fields["turns after the last answer trained on", "cut: no loss depends on them"] += 1
+    for name in ("tool_calls", "reasoning_content", "name"):
+        if any(message.get(name) for message in messages[: last + 1]):
+            read.fields[name, "in the turn, as the chat template has it"] += 1
+    answer = _plain(messages[last])
+    return Row(
+        origin,
+        tuple(_plain(message) for message in messages[:last]),
+        answer["content"],
+        source,
+        answer if answer.keys() > {"role", "content"} else None,
+        earlier,
+        tools,
+    )
+
+
+def says_nothing_after_question(messages: list[Message], last: int) -> bool:
+    """Whether the conversation ends in an answer that is empty: then the row lacks what it was written for."""
+    end = messages[-1]
+    return (
+        len(messages) - 1 > last
+        and end["role"] == "assistant"
+        and not says_something(end)
+        and bool(message_weight(end))
+    )
+
+
+def message_weight(message: Message) -> int:
+    """Whether an answer is to be trained on."""
+    return int(message.get("weight", 1))
+
+
+def says_something(message: Message) -> bool:
+    """Whether an answer has a text, or calls a tool."""
+    return bool(message["content"].strip() or message.get("tool_calls"))
+
+
+def _plain(message: Message) -> Message:
+    return {name: value for name, value in message.items() if name != "weight"}
+
+
+def _refuse_no_prompt(prompt: tuple[Message, ...] | list[Message]) -> None:
+    if not any(message["role"] == "user" and message["content"].strip() for message in prompt):
+        raise WrongRow("it has no prompt")
+
+
+def _refuse_surrogates(row: Row) -> None:
+    whole = (*row.prompt, row.answer_message)
+    texts = [*(message["content"] for message in whole), row.source or ""]
+    texts += [
+        json.dumps(message, ensure_ascii=False, default=str)
+        for message in (*whole, *row.tools)
+        if message.keys() - {"role", "content"}
+    ]
+    for text in texts:
+        if not text.isascii() and (found := _LONE_SURROGATE.search(text)):
+            raise WrongRow(
+                f"it holds half a character (the lone surrogate U+{ord(found.group()):04X} at character "
+                f"{found.start() + 1} of a text): mend or remove it"
+            )

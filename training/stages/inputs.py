@@ -15,9 +15,9 @@ from training.models.encoder import Encoder, load_encoder
 from training.models.reporters import reporters
 from training.progress import Narrator
 from training.recipe import Recipe, resolved_values
-from training.rows.reading import Row, Unusable, read_rows
+from training.rows.reading import FileRead, HowToRead, Row, Unusable, read_rows
 from training.rows.rendering import TokenRow, render, use_chat_template
-from training.rows.split import Split, split_rows
+from training.rows.split import Repeats, Split, count_repeats, prompt_key, split_rows
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,9 @@ class Inputs:
     held_out: Sequence[TokenRow]
     """Rows of `data.held_out`: none of them, nor their prompts, is among `rows`."""
     split: Split
+    files: Sequence[FileRead]
+    """What of each file was used."""
+    repeats: Repeats
     digest: str
     """Of all that training computes with."""
     origins_digest: str
@@ -82,9 +85,13 @@ def read_inputs(recipe: Recipe, narrator: Narrator) -> Inputs:
     template = use_chat_template(tokenizer, recipe.base.chat_template)
     max_length = min(recipe.data.max_length, base.max_positions)
     rendering = _Rendering(recipe, tokenizer, max_length, narrator)
-    rows, texts, unusable = rendering.of(recipe.data.files)
+    rows, texts, unusable, files = rendering.of(recipe.data.files)
     held_out = _held_out(recipe, rendering, rows, narrator)
-    split = split_rows(len(rows), recipe.split, recipe.seed)
+    prompts = [prompt_key(row.routed_text) for row in rows]
+    repeats = count_repeats(prompts, [tuple(row.input_ids[row.prompt_length :]) for row in rows])
+    if said := repeats.line():
+        narrator.say(said)
+    split = split_rows(len(rows), recipe.split, recipe.seed, prompts)
     narrator.say(
         f"{len(rows):,} rows: {len(split.train):,} to train on (warm-up {len(split.warmup):,}, probe "
         f"{len(split.probe):,} of them), {len(split.validation) + len(held_out):,} held out"
@@ -102,6 +109,8 @@ def read_inputs(recipe: Recipe, narrator: Narrator) -> Inputs:
         unusable=tuple(unusable),
         held_out=held_out,
         split=split,
+        files=files,
+        repeats=repeats,
         digest=_digest_of_inputs(rows, base, template),
         origins_digest=_digest_of_origins(rows, unusable),
         held_out_digest=_digest_of_inputs(held_out, base, template),
@@ -117,9 +126,13 @@ class _Rendering:
     max_length: int
     narrator: Narrator
 
-    def of(self, files: tuple[str, ...]) -> tuple[list[TokenRow], list[str], list[Unusable]]:
-        """Return the rows, their words, and what can't be used; raises where that is too much."""
-        read, unusable = read_rows(files)
+    def of(self, files: tuple[str, ...]) -> tuple[list[TokenRow], list[str], list[Unusable], list[FileRead]]:
+        """Return the rows, their words, what can't be used, and what of each file was; raises where too little was."""
+        told: list[FileRead] = []
+        read, unusable = read_rows(files, HowToRead.of(self.recipe.data), told)
+        for file in told:
+            for line in file.lines():
+                self.narrator.say(line)
         rows: list[TokenRow] = []
         texts: list[str] = []
         with self.narrator.bar("rendering", len(read), "rows") as advance:
@@ -132,7 +145,7 @@ class _Rendering:
                     unusable.append(rendered)
                 advance(1)
         _judge_unusable(unusable, len(rows), self.recipe.data.max_unusable, self.narrator)
-        return rows, texts, unusable
+        return rows, texts, unusable, told
 
 
 def _held_out(
@@ -141,9 +154,9 @@ def _held_out(
     """Read `data.held_out`, but for rows whose prompt the router would know."""
     if not recipe.data.held_out:
         return []
-    seen = {row.routed_text for row in rows}
-    read, _, _ = rendering.of(recipe.data.held_out)
-    unseen = [row for row in read if row.routed_text not in seen]
+    seen = {prompt_key(row.routed_text) for row in rows}
+    read, *_ = rendering.of(recipe.data.held_out)
+    unseen = [row for row in read if prompt_key(row.routed_text) not in seen]
     if not unseen:
         raise RowsError("data.held_out: the prompt of every row stands in data.files too. Give other rows.")
     if len(unseen) < len(read):
@@ -175,7 +188,7 @@ def _judge_unusable(unusable: list[Unusable], used: int, limit: float, narrator:
 def _digest_of_inputs(rows: Sequence[TokenRow], base: BaseModel, template: str) -> str:
     digest = hashlib.sha256(base.record.weights_sha256.encode() + template.encode())
     for row in rows:
-        digest.update(json.dumps([list(row.input_ids), row.prompt_length, row.routed_text]).encode())
+        digest.update(json.dumps([*row.parts, row.routed_text]).encode())
     return digest.hexdigest()
 
 

@@ -85,6 +85,33 @@ def test_in_float64_they_are_the_same_to_the_last_digit(rows: list[TokenRow], ex
         assert relative_error(source.whole(rows), expected) < 1e-6
 
 
+def test_a_row_with_several_trained_answers_has_the_gradient_of_their_mean(
+    adapted: PeftModel, rows: list[TokenRow]
+) -> None:
+    """Each answer's tokens once, no other token: against autograd over losses that are taken token by token."""
+    several = [
+        dataclasses.replace(rows[2], earlier=((3, 7), (12, 13))),
+        dataclasses.replace(rows[9], earlier=((1, 9),)),
+        rows[5],
+    ]
+    model = copy.deepcopy(adapted).double()
+    weights = {name: w.requires_grad_(True) for name, w in model.named_parameters() if "lora_" in name}
+    wanted = []
+    with RowGradients(adapted, PAD, ALL_TOGETHER) as source:
+        found = source.whole(several)
+        for row in several:
+            trained = [*(place for span in row.earlier for place in range(*span))]
+            trained += range(row.prompt_length, len(row.input_ids))
+            log_p = model(input_ids=torch.tensor([row.input_ids])).logits[0].log_softmax(-1)
+            loss = -sum(log_p[place - 1, row.input_ids[place]] for place in trained) / len(trained)
+            grads = dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True))
+            wanted.append(torch.cat([grads[f"{factor.name}.weight"].flatten() for factor in source.factors]))
+            assert row.trained_tokens == len(trained)
+        whole = source.whole([dataclasses.replace(row, earlier=()) for row in several[:2]])
+    assert relative_error(found, torch.stack(wanted).float()) < ROUNDING
+    assert relative_error(whole, torch.stack(wanted[:2]).float()) > 0.1  # the mask decides
+
+
 def test_d_is_every_entry_of_every_a_and_b(adapted: PeftModel) -> None:
     source = RowGradients(adapted, PAD, 1)
     lora = {name: weight.numel() for name, weight in adapted.named_parameters() if "lora_" in name}

@@ -69,7 +69,7 @@ def test_a_fifth_of_every_experts_rows_is_held_out(tmp_path: Path) -> None:
             },
             "its last user turn is empty",
         ),
-        ({"question": "?", "expert": "math"}, "none of the forms"),
+        ({"Frage": "?", "expert": "math"}, "of no known form"),
         (["math"], "a row must be an object"),
     ],
 )

@@ -85,10 +85,11 @@ def test_a_generation_prompt_that_the_template_does_not_write_itself_is_refused(
     tokenizer.chat_template = (
         OPENING + "{{ eos_token }}" + ENDING.replace("<|assistant|>", "<|assistant|>think:")
     )
-    with pytest.raises(
-        RecipeError, match=r"opening of the assistant's turn .*rows\.jsonl:3.*base\.chat_template"
-    ):
-        rendered(tokenizer)
+    found = render(tokenizer, ROW, "last_user", 512)
+    assert isinstance(found, Unusable)
+    assert "opens the answer otherwise than it renders it later" in found.reason
+    assert "<|assistant|>think:'" in found.reason
+    assert "base.chat_template" in found.reason
 
 
 def test_a_double_beginning_of_text_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from training.errors import RowsError
 from training.recipe import SplitSection
-from training.rows.split import split_rows
+from training.rows.split import count_repeats, prompt_key, split_rows
 
 
 def test_sizes_are_the_recipes() -> None:
@@ -51,3 +51,27 @@ def test_just_enough_rows_do() -> None:
     assert (len(split.validation), len(split.train), len(split.warmup), len(split.probe)) == (10, 21, 1, 20)
     with pytest.raises(RowsError):
         split_rows(30, section, seed=0)
+
+
+def test_rows_of_one_prompt_stand_on_one_side() -> None:
+    prompts = [prompt_key(f"{'Add' if row % 2 else ' add'}  {row % 40}") for row in range(300)]
+    split = split_rows(300, SplitSection(probe_at_least=8), seed=0, prompts=prompts)
+    held_out, trained = ({prompts[row] for row in part} for part in (split.validation, split.train))
+    assert held_out
+    assert not held_out & trained
+    assert 150 < len(split.validation) <= 200
+    assert sorted([*split.validation, *split.train]) == list(range(300))
+    repeats = count_repeats(prompts, ["a"] * 300)
+    assert (repeats.prompts, repeats.exact) == (40, 260)
+    assert "300 rows hold 40 distinct prompts; 260 rows repeat an earlier one" in str(repeats.line())
+
+
+def test_without_repeats_the_draw_is_what_it_was() -> None:
+    prompts = [str(row) for row in range(1000)]
+    assert split_rows(1000, SplitSection(), 5, prompts) == split_rows(1000, SplitSection(), 5)
+    assert count_repeats(prompts, prompts).line() is None
+
+
+def test_one_prompt_can_not_be_held_out() -> None:
+    with pytest.raises(RowsError, match="300 rows hold 1 distinct prompt, the rarest"):
+        split_rows(300, SplitSection(probe_at_least=8), 0, ["same"] * 300)

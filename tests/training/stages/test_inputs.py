@@ -37,7 +37,12 @@ class Reading:
         self.said = io.StringIO()
 
     def __call__(self, records: list[Any], **changes: Any) -> Inputs:
-        self.file.write_text("".join(json.dumps(record) + "\n" for record in records))
+        # Each row with a prompt of its own, but for those that are to be left out.
+        told = [
+            {**each, "instruction": f"{each['instruction']} {n}"} if each is GOOD else each
+            for n, each in enumerate(records)
+        ]
+        self.file.write_text("".join(json.dumps(record) + "\n" for record in told))
         given = self.given | {key.replace("__", "."): value for key, value in changes.items()}
         narrator = Narrator(Console(file=self.said, width=300, highlight=False))
         return read_inputs(read_recipe(None, given, []), narrator)
@@ -67,7 +72,7 @@ def test_every_row_left_out_is_warned_of(reading: Reading) -> None:
     assert re.search(r"left out rows\.jsonl:62: it has \d+ tokens, more than the limit of 100", said)
     assert [row.origin for row in inputs.unusable] == ["rows.jsonl:61", "rows.jsonl:62"]
     assert len(inputs.texts) == len(inputs.rows) == 60
-    assert inputs.texts[0] == "Add.\n5"
+    assert inputs.texts[0] == "Add. 0\n5"
 
 
 def test_the_resolved_values_are_said_as_they_are(reading: Reading) -> None:
