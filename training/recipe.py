@@ -15,7 +15,7 @@ from pydantic import BaseModel, ByteSize, Field, ValidationError, field_validato
 
 from bundle.manifest import RoutedTextRule, RouterKind
 from training.errors import RecipeError
-from training.recipe_values import Section, Size, plain_yaml
+from training.recipe_values import Section, Size, columns_of, plain_yaml
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 """In a checkout as in an installation."""
@@ -23,14 +23,6 @@ RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
 def _choice(default: Any, tag: str, why: str, **limits: Any) -> Any:
     return Field(default=default, description=why, json_schema_extra={"tag": tag}, **limits)
-
-
-COLUMN_PARTS = (
-    *("prompt", "context", "answer", "system", "history", "thinking", "messages", "tools"),
-    *("label", "weight", "source", "ignore"),
-)
-"""What `data.columns` can say of a column: training/rows/forms.py has what each means."""
-_PARTS_KNOWN = f"the parts are {', '.join(COLUMN_PARTS)}"
 
 
 class DataSection(Section):
@@ -66,19 +58,7 @@ class DataSection(Section):
     @field_validator("columns", mode="before")
     @classmethod
     def _one_column_is_a_list(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            raise ValueError(  # noqa: TRY004 - pydantic turns only this one into an answer
-                f"it maps parts to columns, as in {{prompt: Frage, answer: Antwort}}; {_PARTS_KNOWN}"
-            )
-        for part, names in value.items():
-            if part not in COLUMN_PARTS:
-                turned = (
-                    ", and it is written PART: COLUMN"
-                    if isinstance(names, str) and names in COLUMN_PARTS
-                    else ""
-                )
-                raise ValueError(f"{part!r} is no part of a row; {_PARTS_KNOWN}{turned}")
-        return {part: (names,) if isinstance(names, str) else names for part, names in value.items()}
+        return columns_of(value)
 
 
 class BaseSection(Section):

@@ -81,3 +81,30 @@ def _read_size(value: Any, read: Any) -> ByteSize:
 
 Size = Annotated[ByteSize, WrapValidator(_read_size)]
 """Bytes, as people write them."""
+
+COLUMN_PARTS = (
+    *("prompt", "context", "answer", "system", "history", "thinking", "messages", "tools"),
+    *("label", "weight", "source", "ignore"),
+)
+"""What `data.columns` can say of a column: training/rows/forms.py has what each means."""
+_PARTS_KNOWN = f"the parts are {', '.join(COLUMN_PARTS)}"
+
+
+def columns_of(value: Any) -> dict[str, Any]:
+    """Check `data.columns`, and make a list of each part's columns.
+
+    Raises:
+        ValueError: it names a part that there is not.
+
+    """
+    if not isinstance(value, dict):
+        raise ValueError(  # noqa: TRY004 - pydantic turns only this one into an answer
+            f"it maps parts to columns, as in {{prompt: Frage, answer: Antwort}}; {_PARTS_KNOWN}"
+        )
+    for part, names in value.items():
+        if part not in COLUMN_PARTS:
+            turned = (
+                ", and it is written PART: COLUMN" if isinstance(names, str) and names in COLUMN_PARTS else ""
+            )
+            raise ValueError(f"{part!r} is no part of a row; {_PARTS_KNOWN}{turned}")
+    return {part: (names,) if isinstance(names, str) else names for part, names in value.items()}

@@ -18,9 +18,9 @@ from typing import Any, BinaryIO, cast
 
 import datasets
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from training.errors import RowsError
+from training.rows.arrow import arrow_records, parquet_records, without_nulls
 
 datasets.disable_progress_bars()  # training shows its own
 csv.field_size_limit(2**31 - 1)
@@ -110,8 +110,8 @@ def _file(path: Path, name: str, say: Say) -> Iterator[tuple[str, Any]]:
         found = {
             ".csv": _cells,
             ".tsv": _cells,
-            ".parquet": _parquet,
-            ".arrow": _arrow,
+            ".parquet": parquet_records,
+            ".arrow": arrow_records,
         }.get(kind, _json)(path, say)
         for number, record in found:
             yield f"{name}:{number}", record
@@ -315,41 +315,6 @@ def _separator(sample: str, usual: str) -> str:
     return max(fits, key=fits.__getitem__)
 
 
-# Columns
-
-
-def _parquet(path: Path, say: Say) -> Iterator[tuple[int, Any]]:
-    with pq.ParquetFile(path) as table:
-        yield from _batches(table.iter_batches(batch_size=1024))
-
-
-def _arrow(path: Path, say: Say) -> Iterator[tuple[int, Any]]:
-    with pa.memory_map(str(path)) as stream:
-        try:
-            batches: Any = pa.ipc.open_stream(stream)
-        except pa.ArrowInvalid:  # the other of Arrow's two forms
-            table = pa.ipc.open_file(stream)
-            batches = (table.get_batch(place) for place in range(table.num_record_batches))
-        yield from _batches(batches)
-
-
-def _batches(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, Any]]:
-    number = 0
-    for batch in batches:
-        for record in batch.to_pylist():
-            number += 1
-            yield number, {name: _without_nulls(value) for name, value in record.items()}
-
-
-def _without_nulls(value: Any) -> Any:
-    """Drop the fields that a column of structs has only because another row has them."""
-    if isinstance(value, dict):
-        return {name: _without_nulls(each) for name, each in value.items() if each is not None}
-    if isinstance(value, list):
-        return [_without_nulls(each) for each in value]
-    return value
-
-
 # Folders and data sets
 
 
@@ -371,7 +336,7 @@ def _folder(path: Path, say: Say) -> Iterator[tuple[str, Any]]:
             ) from error
         say("a data set that save_to_disk wrote")
         for number, record in enumerate(saved, start=1):
-            yield f"{path.name}:{number}", _without_nulls_in(record)
+            yield f"{path.name}:{number}", without_nulls(record)
         return
     files = sorted(
         each.relative_to(path)
@@ -411,11 +376,7 @@ def _data_set(name: str) -> Iterator[tuple[str, Any]]:
         ) from error
     said = Path(identity).name if folder else identity.rpartition("/")[2]
     for number, record in enumerate(loaded, start=1):
-        yield f"{said}:{number}", _without_nulls_in(record)
-
-
-def _without_nulls_in(record: Any) -> dict[str, Any]:
-    return {column: _without_nulls(value) for column, value in record.items()}
+        yield f"{said}:{number}", without_nulls(record)
 
 
 def _first_line(error: Exception) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from training.recipe import COLUMN_PARTS
+from training.recipe_values import COLUMN_PARTS
 from training.rows.forms import PARTS
 from training.rows.reading import FileRead, HowToRead, Row, Unusable, parse_row
 
