@@ -52,7 +52,7 @@ class TinyRun:
         """Which stages the last run kept, by their titles."""
         kept = {}
         for line in self.said[-1].splitlines():
-            if line.startswith(("Stage", "Bundle")):
+            if line.startswith(("Stage", "Bundle", "What the run will take")):
                 title, done, _ = line.partition(": done before, kept")
                 kept[title.split(" (")[0]] = bool(done)
         return kept
