@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from tests.stand_ins.small_report import judged_router, small_report
-from tests.stand_ins.tiny_line import Run
+from tests.stand_ins.tiny_line import TinyRun
 
 # Parts that a run may lack, and the page then says so.
 _OPTIONAL = {"not_measured", "plan"}
 
 
 def test_a_run_that_our_rule_chooses_k_for_trains_to_the_end_and_its_report_says_so(
-    first: Run, tmp_path: Path
+    first: TinyRun, tmp_path: Path
 ) -> None:
     by_ours = first.copied_to(tmp_path / "run")
     by_ours.train(clusters__rule="routed")
