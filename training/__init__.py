@@ -15,6 +15,7 @@ bundling                                  what the service gets, and a model hub
 
 pack                                      a bundle of adapters that were trained elsewhere
 
-`pipeline.train` walks that line. `stages` is what a run is made of: `store` remembers what is done, `checkpoint` where
-a stage stands, `processes` who else works on it. Everything that can be chosen stands in `recipe`.
+`run.Run` has a property for each of these, done when it is first asked for; `pipeline.train` asks for all of them, and
+evaluation and benchmarks for what they need. `stages` is what a run is made of: `store` remembers what is done,
+`checkpoint` where a stage stands, `processes` who else works on it. Everything that can be chosen stands in `recipe`.
 """

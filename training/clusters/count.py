@@ -112,11 +112,13 @@ def choose_clusters(
 def _choice_of(section: ClustersSection, candidates: Sequence[Candidate], halves: Halves | None) -> int:
     if section.k is not None:
         return section.k
-    if section.rule == "paper":
-        return best_of(candidates).point.k
-    if halves is None:
-        raise ValueError("Without embeddings of the prompts no K can be chosen by rule 'routed'")
-    return _routed_choice(halves)
+    match section.rule:
+        case "paper":
+            return best_of(candidates).point.k
+        case "routed":
+            if halves is None:
+                raise ValueError("Without embeddings of the prompts no K can be chosen by rule 'routed'")
+            return _routed_choice(halves)
 
 
 def _refuse_small_probe(n: int, section: ClustersSection) -> None:
@@ -156,11 +158,13 @@ def _start(
     seed: int,
 ) -> tuple[int, Matrix, Labels]:
     """The directions used, the lift [n, K] and the labels [n]."""
-    if section.rule == "paper":
-        best = best_of([candidate for candidate in candidates if candidate.point.k == k])
-        return best.point.components, lift_weights(best, spectrum), best.labels
-    labels = spherical_kmeans(cosines, spectrum, k, section.n_init, seed)
-    return min(k, len(spectrum.energies)), member_weights(labels, k), labels
+    match section.rule:
+        case "paper":
+            best = best_of([candidate for candidate in candidates if candidate.point.k == k])
+            return best.point.components, lift_weights(best, spectrum), best.labels
+        case "routed":
+            labels = spherical_kmeans(cosines, spectrum, k, section.n_init, seed)
+            return min(k, len(spectrum.energies)), member_weights(labels, k), labels
 
 
 def _judge(halves: Halves, k: int, n: int) -> tuple[bool, list[str]]:
