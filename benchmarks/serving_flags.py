@@ -17,6 +17,9 @@ from bundle.read import read_bundle
 from service.engine.arguments import engine_args
 from service.engine.base_model import checked_base
 
+OWN_ARGUMENT = "given_tool_call_parser"
+"""What the service notes for itself among the engine's arguments; vLLM has no such one."""
+
 
 def vllm_flags(bundle_folder: Path, service_flags: Sequence[str]) -> list[str]:
     """Return vLLM's command line for the bundle; `service_flags` are what the service gets after `--`.
@@ -35,7 +38,8 @@ def vllm_flags(bundle_folder: Path, service_flags: Sequence[str]) -> list[str]:
     line = command_line(parser, wanted)
     parsed = parser.parse_args(line)
     validate_parsed_serve_args(parsed)
-    unequal = differences(vars(wanted), vars(parsed))
+    ours = {name: value for name, value in vars(wanted).items() if name != OWN_ARGUMENT}
+    unequal = differences(ours, vars(parsed))
     if unequal:
         raise ValueError("vLLM's own server would not get the service's arguments: " + "; ".join(unequal))
     return line

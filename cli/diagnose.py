@@ -97,6 +97,8 @@ def _checks(recipe: Recipe, adapter: Path | None, count: int) -> list[Check]:
             if adapter
             else new_adapter(base, recipe.lora, recipe.seed)
         )
+    except TrainingError:
+        raise
     except Exception as error:  # peft and safetensors raise many kinds
         reason = " ".join(str(error).split()) or "no message"
         raise TrainingError(

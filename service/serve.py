@@ -39,7 +39,7 @@ from service.lifecycle.lifecycle import Lifecycle
 from service.lifecycle.shutdown import wait_for_the_end
 from service.lifecycle.signals import Signals, StoppedError
 from service.logs import configure_logging
-from service.settings import SECRETS, Settings, variable_of
+from service.settings import Settings, forget_secrets
 from service.telemetry.tracing import trace_protocol, tracing
 from service.versions.versions import Versions
 
@@ -60,8 +60,7 @@ def run(settings: Settings) -> int:
     """
     if not settings.verbose:
         quiet_libraries(os.environ)  # `Signals` starts a process, which speaks at the very end
-    for name in SECRETS:  # they were read; no process that is started from here on has to inherit them
-        os.environ.pop(variable_of(name), None)
+    forget_secrets(os.environ)  # they were read
     with guarded(), Signals() as signals:
         try:
             return _run(settings, signals)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -48,6 +48,12 @@ def flag_of(name: str) -> str:
 def variable_of(name: str) -> str:
     """Return a setting's environment variable."""
     return ENV_PREFIX + name.upper()
+
+
+def forget_secrets(environ: MutableMapping[str, str]) -> None:
+    """Take the keys out of the environment: no process that is started from here on has to inherit them."""
+    for name in SECRETS:
+        environ.pop(variable_of(name), None)
 
 
 class Settings(BaseModel):

@@ -110,7 +110,9 @@ def test_an_unknown_model(openai: OpenAI) -> None:
 
 def test_the_model_list(openai: OpenAI, manifest: Manifest) -> None:
     cards = {card.id: card for card in openai.models.list()}
+    assert list(cards) == ["auto", manifest.base.name, *manifest.label_order]
     pins = [expert.engine_name for expert in manifest.experts]
+    cards |= {card.id: card for card in openai.models.list(extra_query={"versions": "true"})}
     assert list(cards) == ["auto", manifest.base.name, *manifest.label_order, *pins]
     for name in (*manifest.label_order, *pins):
         assert cards[name].parent == manifest.base.name

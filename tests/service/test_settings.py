@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from service.errors import UsageError
-from service.settings import SECRETS, Settings, flag_of, resolve, variable_of
+from service.settings import SECRETS, Settings, flag_of, forget_secrets, resolve, variable_of
 
 EXAMPLES: dict[str, Any] = {
     "bundle": "runs/x/bundle",
@@ -160,3 +160,9 @@ def test_a_file_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
 def test_without_a_bundle_it_is_said_how_to_give_one() -> None:
     with pytest.raises(UsageError, match="GRADIENTSPACE_BUNDLE"):
         resolve({}, None, {})
+
+
+def test_no_process_inherits_the_keys() -> None:
+    environ = {"GRADIENTSPACE_API_KEY": "secret", "GRADIENTSPACE_ADMIN_KEY": "secret", "PATH": "/bin"}
+    forget_secrets(environ)
+    assert environ == {"PATH": "/bin"}

@@ -45,7 +45,7 @@ def test_random_clusters_have_our_sizes_and_not_our_rows(
 def test_labels_of_the_runs_own_rows_are_stage_twos(run: SeedRun) -> None:
     # The test rows of this run are its first four rows again: whatever went another way would show here.
     assert np.array_equal(run.clusters.labels[run.test], run.clusters.labels[:4])
-    assert np.bincount(run.clusters.labels[run.train]).tolist() == run.clusters.assigned.facts["rows"]
+    assert np.bincount(run.clusters.labels[run.train]).tolist() == run.clusters.assigned.rows
 
 
 def test_one_expert_each_asks_the_cluster_or_the_router() -> None:

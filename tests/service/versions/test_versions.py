@@ -73,7 +73,9 @@ def test_a_bundle_that_does_not_fit_the_running_engine(bundle: Bundle) -> None:
     adapters, modules = len(bundle.manifest.adapters), list(bundle.manifest.lora.target_modules)
 
     def running(max_loras: int = adapters, rank: int = 64, of: list[str] = modules) -> Namespace:
-        return Namespace(max_loras=max_loras, max_lora_rank=rank, lora_target_modules=of)
+        return Namespace(
+            max_loras=max_loras, max_lora_rank=rank, lora_target_modules=of, given_tool_call_parser=None
+        )
 
     fitting = running()
     assert args_for(bundle, fitting).chat_template == bundle.chat_template.read_text()

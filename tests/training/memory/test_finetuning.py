@@ -9,14 +9,19 @@ from training.errors import TrainingError
 from training.memory.finetuning import FineTuning, StepFit, fit_step
 from training.memory.machine import Budget
 from training.memory.model_shape import read_shape
-from training.recipe import TrainSection
+from training.recipe import LoraSection, TrainSection
 
 MB = 1_000_000
 
 
 @pytest.fixture(scope="module")
 def given() -> FineTuning:
-    return FineTuning(read_shape(str(ROOT / "demo" / "base"), 8), weight_bytes=4, dropout=0.05, longest=256)
+    return FineTuning(
+        read_shape(str(ROOT / "demo" / "base"), LoraSection(rank=8)),
+        weight_bytes=4,
+        dropout=0.05,
+        longest=256,
+    )
 
 
 def fit(given: FineTuning, megabytes: float, batch_rows: int = 16, **section: object) -> StepFit:

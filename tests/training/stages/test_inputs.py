@@ -114,6 +114,11 @@ def test_a_folder_that_is_no_base(reading: Reading, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"nobase has no config\.json"):
         reading([GOOD] * 30, base__model=str(folder))
     (folder / "config.json").write_text("{}")
+    with pytest.raises(
+        TrainingError, match=r"knows no model of the kind that the config of '.*nobase' names"
+    ):
+        reading([GOOD] * 30, base__model=str(folder))
+    (folder / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(TrainingError, match=r"nobase.*safetensors"):
         reading([GOOD] * 30, base__model=str(folder))
 
