@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def test_each_wrong_input_is_a_sentence(reading: Reading, changes: dict[str, Any
         reading([GOOD] * 30, **changes)
 
 
-def test_a_folder_that_is_no_base(reading: Reading, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_base(reading: Reading, base_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "nobase"
     folder.mkdir()
     with pytest.raises(TrainingError, match=r"nobase has no config\.json"):
@@ -119,6 +120,10 @@ def test_a_folder_that_is_no_base(reading: Reading, tmp_path: Path) -> None:
     ):
         reading([GOOD] * 30, base__model=str(folder))
     (folder / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(TrainingError, match=r"nobase has no tokenizer"):
+        reading([GOOD] * 30, base__model=str(folder))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(base_folder / name, folder)
     with pytest.raises(TrainingError, match=r"nobase.*safetensors"):
         reading([GOOD] * 30, base__model=str(folder))
 
