@@ -140,7 +140,7 @@ def measured(bundle: Bundle, sizes: _Sizes, scratch: Path, say: Say) -> Record:
         "ceiling": found[0] if found else None,
         "ceiling_rows": found[1] if found else 0,
         "cascade": _cascade(routers, served, held_out, sizes),
-        "precision": bundle.manifest.router.precisions,
+        "precision": bundle.manifest.router.precision,
         "bundle": bundle.digest,
         "experts": len(bundle.manifest.experts),
         "notes": notes,

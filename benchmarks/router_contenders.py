@@ -15,7 +15,7 @@ from bundle.errors import BundleError
 from bundle.manifest import RouterKind
 from bundle.read import ROUTER_HEAD, Bundle
 from evaluation.evidence.gradient_router import GradientRouter
-from router.encoder_graph import INT8_FILE, MODEL_FILE, TOKENIZER_FILE
+from router.encoder_graph import MODEL_FILE, TOKENIZER_FILE
 from router.load import load_other_router, load_router
 from router.protocol import Router
 from router.semantic import SemanticRouter
@@ -60,10 +60,8 @@ def other_precision(
     manifest = bundle.manifest
     head = load_file(bundle.folder / ROUTER_HEAD)
     labels, text = manifest.label_order, manifest.routed_text
-    temperature, name, file = manifest.calibration.temperature, "int8", MODEL_FILE
-    if manifest.router.int8_first is not None:
-        folder, file = bundle.router_folder, INT8_FILE
-    elif manifest.router.precision == "int8":
+    temperature, name = manifest.calibration.temperature, "int8"
+    if manifest.router.precision == "int8":
         write_router(folder, encoder, Head(head["W"], head["b"]), labels, (), text.max_tokens)
         name = "float32"
     else:
@@ -71,7 +69,7 @@ def other_precision(
         original = Path(copy(bundle.router_folder / MODEL_FILE, folder / "float32.onnx"))
         quantise(original, folder / MODEL_FILE, texts, encoder.tokens(text.max_tokens))
         copy(bundle.router_folder / TOKENIZER_FILE, folder)
-    router = SemanticRouter(folder, labels, text.max_tokens, temperature, keeps=text.keeps, file=file)
+    router = SemanticRouter(folder, labels, text.max_tokens, temperature, keeps=text.keeps)
     return f"semantic-{name}", router
 
 

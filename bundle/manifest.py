@@ -125,17 +125,6 @@ class CascadeRecord(_Record):
     rows: int = Field(ge=1, description="held-out rows these two are of; none of them chose the threshold")
 
 
-class Int8FirstRecord(_Record):
-    """The encoder in int8, which answers where its margin says that float32 would choose the same expert."""
-
-    threshold: float = Field(ge=0, description="its best score minus the next, from which on it answers")
-    share: float = Field(ge=0, le=1, description="held-out rows that it answers")
-    unchanged: float = Field(
-        ge=0, le=1, description="rows decided as in float32, float32 answering where int8 does not"
-    )
-    rows: int = Field(ge=1, description="held-out rows these two are of; none of them chose the threshold")
-
-
 class RouterRecord(_Record):
     """The router's kind, what its encoder was, and what makes it fast."""
 
@@ -145,9 +134,6 @@ class RouterRecord(_Record):
     encoder_license: str | None = None
     hidden: int = Field(ge=1, description="columns of the head's W: an embedding's width, or keywords")
     precision: Precision = Field(default="float32", description="of the encoder's weights")
-    int8_first: Int8FirstRecord | None = Field(
-        default=None, description="None: the encoder stands in the bundle once, in `precision`"
-    )
     cascade: CascadeRecord | None = Field(default=None, description="None: the encoder answers everything")
 
     @model_validator(mode="after")
@@ -155,17 +141,10 @@ class RouterRecord(_Record):
         encodes = self.kind in ENCODING_KINDS
         if encodes != (self.encoder is not None):
             raise ValueError(f"encoder: it is {self.encoder!r}, and the router's kind is {self.kind!r}")
-        faster = self.cascade is not None or self.int8_first is not None or self.precision != "float32"
+        faster = self.cascade is not None or self.precision != "float32"
         if not encodes and faster:
             raise ValueError(f"kind: a {self.kind!r} router has no encoder to make faster")
-        if self.int8_first is not None and self.precision != "float32":
-            raise ValueError("int8_first: where int8 comes first, float32 answers the rest")
         return self
-
-    @property
-    def precisions(self) -> str:
-        """What the encoder computes in, in words."""
-        return "int8, then float32" if self.int8_first is not None else self.precision
 
 
 class RoutedText(_Record):

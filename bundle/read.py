@@ -26,7 +26,6 @@ from bundle.manifest import (
 ROUTER_HEAD = f"{ROUTER_FOLDER}/head.safetensors"
 ROUTER_CASCADE = f"{ROUTER_FOLDER}/cascade.safetensors"
 ROUTER_MODEL = f"{ROUTER_FOLDER}/model.onnx"
-ROUTER_INT8 = f"{ROUTER_FOLDER}/model.int8.onnx"
 HUB_FILES = frozenset({".gitattributes"})
 """What a model hub puts into every repository; nothing here reads it."""
 _HUB_DOWNLOADS = ".cache/huggingface"
@@ -171,8 +170,7 @@ def _verify_files(folder: Path, manifest: Manifest) -> None:
 def _needed(manifest: Manifest) -> list[str]:
     adapters = [f"{record.folder}/{name}" for record in manifest.adapters for name in ADAPTER_FILES]
     cascade = [ROUTER_CASCADE] if manifest.router.cascade else []
-    int8 = [ROUTER_INT8] if manifest.router.int8_first else []
-    return [CHAT_TEMPLATE_FILE, FINGERPRINTS_FILE, ROUTER_HEAD, *cascade, *int8, *adapters]
+    return [CHAT_TEMPLATE_FILE, FINGERPRINTS_FILE, ROUTER_HEAD, *cascade, *adapters]
 
 
 def _verify_adapters(folder: Path, manifest: Manifest) -> None:

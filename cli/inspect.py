@@ -62,7 +62,7 @@ def _summary(bundle: Bundle) -> dict[str, Any]:
         "router": {
             "kind": manifest.router.kind,
             "encoder": manifest.router.encoder,
-            "precision": manifest.router.precisions,
+            "precision": manifest.router.precision,
             "cascade": manifest.router.cascade.model_dump() if manifest.router.cascade else None,
             "routed_text": manifest.routed_text.rule,
             "max_tokens": manifest.routed_text.max_tokens,

@@ -76,7 +76,7 @@ def _decision(manifest: Manifest, text: str, probabilities: list[float], by: str
         "expert": manifest.fallback.name if low else manifest.label_order[probabilities.index(confidence)],
         "confidence": confidence,
         "by": by,
-        "precision": manifest.router.precisions,
+        "precision": manifest.router.precision,
         "probabilities": dict(zip(manifest.label_order, probabilities, strict=True)),
     }
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle.manifest import Kept
-from router.encoder_graph import MODEL_FILE, EncoderGraph
+from router.encoder_graph import EncoderGraph
 from router.head_file import read_head
 from router.softmax import softmax
 
@@ -27,9 +27,8 @@ class EmbeddingRouter:
         temperature: float,
         threads: int = 1,
         keeps: Kept = "head_and_tail",
-        file: str = MODEL_FILE,
     ) -> None:
-        """Open the encoder `file` in `folder` and the unit means W [K, H] in `head`, which a user knows as `shown`.
+        """Open the encoder in `folder` and the unit means W [K, H] in `head`, which a user knows as `shown`.
 
         Raises:
             BundleError: a file can't be read, or is of other experts or another encoder.
@@ -39,7 +38,7 @@ class EmbeddingRouter:
         self._temperature = temperature
         self._means = read_head(head, shown, labels)[0]["W"]
         width = self._means.shape[1]
-        self._graph = EncoderGraph(folder, "text_embedding", width, max_tokens, threads, keeps, file)
+        self._graph = EncoderGraph(folder, "text_embedding", width, max_tokens, threads, keeps)
 
     def scores(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return the cosines `[n, K]`; each row depends on its own text only."""

@@ -12,11 +12,10 @@ from tokenizers import Tokenizer
 
 from bundle.errors import BundleError
 from bundle.manifest import ROUTER_FOLDER, Kept
-from bundle.read import ROUTER_INT8, ROUTER_MODEL
+from bundle.read import ROUTER_MODEL
 from router.tokens import TextTokens
 
 MODEL_FILE = Path(ROUTER_MODEL).name
-INT8_FILE = Path(ROUTER_INT8).name
 TOKENIZER_FILE = "tokenizer.json"
 TEXTS, ALONE = "texts", "alone"
 """What a graph's own metadata say if it is to get one text at a time, because a batch would change its answers."""

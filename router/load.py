@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import cast
-
 from bundle.errors import BundleError
 from bundle.manifest import OTHER_ROUTERS_FOLDER, RouterKind
-from bundle.read import ROUTER_CASCADE, ROUTER_HEAD, ROUTER_INT8, ROUTER_MODEL, Bundle
+from bundle.read import ROUTER_CASCADE, ROUTER_HEAD, Bundle
 from router.head_file import read_head
 from router.protocol import Router
 
@@ -22,13 +19,6 @@ def load_router(bundle: Bundle, threads: int = 1) -> Router:
     manifest = bundle.manifest
     record, temperature = manifest.router, manifest.calibration.temperature
     router = _open(bundle, record.kind, ROUTER_HEAD, temperature, threads)
-    if record.int8_first is not None:
-        from router.int8_first import Int8FirstRouter, Scoring
-
-        # Both have scores: the manifest refuses int8 of a kind without an encoder.
-        int8 = cast(Scoring, _open(bundle, record.kind, ROUTER_HEAD, temperature, threads, ROUTER_INT8))
-        float32 = cast(Scoring, router)
-        router = Int8FirstRouter(int8, float32, record.int8_first.threshold, temperature)
     if record.cascade is None:
         return router
     from router.cascade import CascadeRouter, HashedWordsModel
@@ -57,16 +47,14 @@ def load_other_router(bundle: Bundle, kind: RouterKind, threads: int = 1) -> Rou
     return _open(bundle, kind, head, float(metadata["temperature"]), threads)
 
 
-def _open(
-    bundle: Bundle, kind: RouterKind, head: str, temperature: float, threads: int, model: str = ROUTER_MODEL
-) -> Router:
+def _open(bundle: Bundle, kind: RouterKind, head: str, temperature: float, threads: int) -> Router:
     labels, text = bundle.manifest.label_order, bundle.manifest.routed_text
     match kind:  # a manifest with another kind was refused when it was read
         case "semantic":
             from router.semantic import SemanticRouter
 
-            folder, file = bundle.router_folder, Path(model).name
-            return SemanticRouter(folder, labels, text.max_tokens, temperature, threads, text.keeps, file)
+            folder = bundle.router_folder
+            return SemanticRouter(folder, labels, text.max_tokens, temperature, threads, text.keeps)
         case "embedding":
             from router.embedding import EmbeddingRouter
 
@@ -79,7 +67,6 @@ def _open(
                 temperature,
                 threads,
                 text.keeps,
-                Path(model).name,
             )
         case "keyword":
             from router.keyword import KeywordRouter

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle.manifest import Kept
-from router.encoder_graph import MODEL_FILE, EncoderGraph
+from router.encoder_graph import EncoderGraph
 from router.softmax import softmax
 
 
@@ -24,9 +24,8 @@ class SemanticRouter:
         temperature: float,
         threads: int = 1,
         keeps: Kept = "head_and_tail",
-        file: str = MODEL_FILE,
     ) -> None:
-        """Open the router's files in `folder`, the graph called `file`; `threads` is what one forward pass may use.
+        """Open the router's files in `folder`; `threads` is what one forward pass may use.
 
         Raises:
             BundleError: the graph or the tokenizer can't be read, or has other outputs than `labels`.
@@ -34,7 +33,7 @@ class SemanticRouter:
         """
         self.labels = labels
         self._temperature = temperature
-        self._graph = EncoderGraph(folder, "logits", len(labels), max_tokens, threads, keeps, file)
+        self._graph = EncoderGraph(folder, "logits", len(labels), max_tokens, threads, keeps)
 
     def scores(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return W h + b `[n, K]`; each row depends on its own text only."""

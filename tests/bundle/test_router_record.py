@@ -8,28 +8,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
 import pytest
-from onnx import helper, numpy_helper
 
 from bundle.errors import BundleError
 from bundle.manifest import MANIFEST_FILE
-from bundle.read import ROUTER_INT8, ROUTER_MODEL, read_bundle
+from bundle.read import read_bundle
 from router.load import load_other_router, load_router
 from tests.stand_ins.small_bundle import edit_manifest, reseal
 
 SINCE = {
-    "router": ("precision", "int8_first", "cascade"),
+    "router": ("precision", "cascade"),
     "routed_text": ("keeps",),
     "calibration": (
         *("fitted_rows", "macro_f1", "ece", "confidence", "shares"),
         *("target_agreement", "coverage", "covered_agreement"),
     ),
 }
-
-
-INT8_FIRST = {"threshold": 0.7, "share": 0.9, "unchanged": 0.998, "rows": 100}
 
 
 def make_older(folder: Path) -> None:
@@ -71,14 +65,6 @@ def test_a_changed_bundle_from_before_is_still_refused(bundle_folder: Path) -> N
             lambda content: content["router"].update(kind="keyword", encoder=None, precision="int8"),
             "no encoder to make faster",
         ),
-        (
-            lambda content: content["router"].update(kind="keyword", encoder=None, int8_first=INT8_FIRST),
-            "no encoder to make faster",
-        ),
-        (
-            lambda content: content["router"].update(precision="int8", int8_first=INT8_FIRST),
-            "float32 answers the rest",
-        ),
         (lambda content: content["calibration"].update(confidence=[0.5] * 10), "confidence: shares"),
         (lambda content: content["calibration"].update(confidence=[0.5, 0.5]), "calibration.confidence"),
         (lambda content: content["calibration"].update(shares=[0.5, 0.5]), "2 shares for 3 experts"),
@@ -98,41 +84,6 @@ def test_a_bundle_that_says_it_has_a_cascade_must_have_one(bundle_folder: Path) 
     reseal(bundle_folder, lambda content: content["router"].update(cascade=cascade))
     with pytest.raises(BundleError, match=r"files\.router/cascade\.safetensors"):
         read_bundle(bundle_folder)
-
-
-def test_a_bundle_that_says_int8_comes_first_must_have_it(bundle_folder: Path) -> None:
-    reseal(bundle_folder, lambda content: content["router"].update(int8_first=INT8_FIRST))
-    with pytest.raises(BundleError, match=r"files\.router/model\.int8\.onnx"):
-        read_bundle(bundle_folder)
-
-
-def test_a_bundle_in_which_int8_comes_first_routes_by_its_margin(bundle_folder: Path) -> None:
-    texts = ["tell me a story", "add two numbers"]
-    float32 = load_router(read_bundle(bundle_folder))
-    k = len(float32.labels)
-    # A graph of other scores stands in for int8: one that knows the first expert only, by a margin of one.
-    model = onnx.load(bundle_folder / ROUTER_MODEL)
-    scores = np.eye(1, k, dtype=np.float32)
-    model.graph.initializer.append(numpy_helper.from_array(scores, "said"))
-    for node in model.graph.node:
-        node.output[:] = ["unheard" if name == "logits" else name for name in node.output]
-    model.graph.initializer.append(numpy_helper.from_array(np.float32(0), "nothing"))
-    model.graph.node.append(helper.make_node("Mul", ["unheard", "nothing"], ["silenced"]))
-    model.graph.node.append(helper.make_node("Add", ["silenced", "said"], ["logits"]))
-    onnx.save(model, bundle_folder / ROUTER_INT8)
-    expected = {0.5: 0, 1.5: None}  # surer than asked: the first expert; less sure: float32's own
-    for threshold, expert in expected.items():
-
-        def first(content: dict[str, Any], threshold: float = threshold) -> None:
-            content["router"].update(int8_first=INT8_FIRST | {"threshold": threshold})
-            content["files"][ROUTER_INT8] = ""
-
-        reseal(bundle_folder, first)
-        found = load_router(read_bundle(bundle_folder)).probabilities(texts)
-        if expert is None:
-            assert np.array_equal(found, float32.probabilities(texts))
-        else:
-            assert (found.argmax(axis=1) == expert).all()
 
 
 def test_a_kind_that_the_bundle_does_not_hold_is_refused(bundle_folder: Path) -> None:

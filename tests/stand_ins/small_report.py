@@ -113,7 +113,6 @@ def judged_router(**changes: Any) -> dict[str, Any]:
         "coverage_at": [{"target": 0.99, "coverage": 0.123}, {"target": 0.999, "coverage": None}],
         "int8": {
             **{"unchanged": 0.9961, "rows": 2990, "kept": True, "needed": 0.995},
-            **{"first": None, "reason": None},
         },
         "cascade_found": {
             **{"share": 0.4321, "agreement": 0.9964, "lost": 0.0007, "reason": None},

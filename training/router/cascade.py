@@ -165,7 +165,7 @@ def judge_cascade(
     )
     sure = cascade.answers(own[others])
     linear, labels = own[others].argmax(1), held_out.labels[others]
-    same = linear == encoder.alone[others].argmax(1)
+    same = linear == encoder.scores[others].argmax(1)
     share = float(sure.mean())
     agreement = float(same[sure].mean()) if sure.any() else 0.0
     served = np.where(sure, linear, encoder.scores[others].argmax(1))

@@ -105,7 +105,7 @@ def make_router(
     kinds = _kinds(rows, held_out, known, unseen, head)
     served = kinds[section.kind]
     encodes = section.kind in ENCODING_KINDS
-    chosen = ChosenPrecision("float32", None, served.scores, served.scores, {})
+    chosen = ChosenPrecision("float32", served.scores, {})
     cascade = None
     if encodes:
         write_router(folder, encoder, head, names, held_out.texts[:_SAMPLES], section.max_tokens)
@@ -123,7 +123,7 @@ def make_router(
             )
         if section.cascade == "auto" and len(names) > 1:
             known_scores = _scores_of(section.kind, known, served.tensors)
-            cascade = _cascade(rows, held_out, known_scores, chosen.alone, section, seed)
+            cascade = _cascade(rows, held_out, known_scores, chosen.scores, section, seed)
     scores = chosen.scores
     write_head(folder / Path(ROUTER_HEAD).name, served.tensors, names, served.metadata)
     temperatures = {
@@ -166,7 +166,6 @@ def make_router(
         encoder_license=encoder.license if encodes else None,
         hidden=served.tensors["W"].shape[1],
         precision=chosen.precision,
-        int8_first=chosen.int8_first,
         cascade=judged.used,
     )
     return MadeRouter(made, calibration, found)

@@ -273,19 +273,6 @@ def test_the_page_says_how_the_router_was_judged(tmp_path: Path) -> None:
         assert said in page, said
 
 
-def test_the_page_says_what_int8_answers_before_float32(tmp_path: Path) -> None:
-    int8 = {"unchanged": 0.984, "rows": 2990, "kept": False, "needed": 0.995, "reason": None}
-    first = {"threshold": 0.3, "share": 0.961, "unchanged": 0.9975, "rows": 1500}
-    write_report(tmp_path / "first", small_report(router=judged_router(int8=int8 | {"first": first})))
-    page = " ".join((tmp_path / "first" / "report.html").read_text().split())
-    assert "It answers the 96.1 % of the rows that its margin says it is sure of" in page
-    assert "99.75 % of 1,500 decisions stay" in page
-    left = int8 | {"first": None, "reason": "it is sure of 83.0% only, less than 95%"}
-    write_report(tmp_path / "left", small_report(router=judged_router(int8=left)))
-    page = " ".join((tmp_path / "left" / "report.html").read_text().split())
-    assert "As a first reader before float32 it is not used either: it is sure of 83.0% only" in page
-
-
 def test_the_page_says_why_there_is_no_cascade_and_no_abstention(tmp_path: Path) -> None:
     found = judged_router()["cascade_found"] | {"reason": "it would answer only 3.0 % of the rows"}
     write_report(
