@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 _ENTRY_BYTES = 320  # ours: what an entry weighs beside its numbers, as measured with sys.getsizeof
@@ -24,8 +24,10 @@ class PromptMemory:
         self._bundle = hashlib.blake2b(bundle.encode(), digest_size=16).digest()
         self._entries = entries
         self._most_bytes = most_bytes
-        self._rows: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
-        self._bytes = 0
+        # Both bounds in one: of `entries` times the bytes, an entry takes its own bytes so often, and all bytes once.
+        self._rows: LRUCache[bytes, NDArray[np.float32]] = LRUCache(
+            entries * most_bytes, getsizeof=lambda row: max(most_bytes, entries * (row.nbytes + _ENTRY_BYTES))
+        )
 
     def __len__(self) -> int:
         """How many texts are remembered."""
@@ -33,26 +35,12 @@ class PromptMemory:
 
     def get(self, text: str) -> NDArray[np.float32] | None:
         """Return the row `[K]` of a text, None if it is not remembered."""
-        if not self._rows:
-            return None
-        key = self._key(text)
-        row = self._rows.get(key)
-        if row is not None:
-            self._rows.move_to_end(key)
-        return row
+        return self._rows.get(self._key(text)) if self._rows else None
 
     def put(self, text: str, row: NDArray[np.float32]) -> None:
         """Remember a text's row `[K]`; one that is not finite is a failure, and not kept."""
-        if not self._entries or not np.isfinite(row).all():
-            return
-        key = self._key(text)
-        if key not in self._rows:
-            self._bytes += row.nbytes + _ENTRY_BYTES
-        self._rows[key] = row.copy()  # a view would keep its whole batch
-        self._rows.move_to_end(key)
-        while len(self._rows) > self._entries or self._bytes > self._most_bytes:
-            _, oldest = self._rows.popitem(last=False)
-            self._bytes -= oldest.nbytes + _ENTRY_BYTES
+        if self._entries and np.isfinite(row).all() and row.nbytes + _ENTRY_BYTES <= self._most_bytes:
+            self._rows[self._key(text)] = row.copy()  # a view would keep its whole batch
 
     def _key(self, text: str) -> bytes:
         # Lone surrogates, which JSON can carry, are no UTF-8.
