@@ -103,16 +103,27 @@ def without_refused_fields(endpoint: Endpoint, body: dict[str, Any]) -> dict[str
         raise BadRequestError(f"modalities is not taken here: {_TEXT_ONLY}", "modalities")
     if body.get("best_of") not in (None, 0, 1, body.get("n") or 1):
         raise BadRequestError("best_of is not taken here: ask for n answers and choose", "best_of")
-    template = body.get("chat_template_kwargs")
-    if isinstance(template, dict) and template.get("chat_template"):
-        field = "chat_template_kwargs.chat_template"
-        raise BadRequestError(f"{field} is not taken here: {REFUSED['chat_template']}", field)
+    _check_template_arguments(body.get("chat_template_kwargs"))
     if endpoint.reads == "input":
         _check_response(body)
         kept["store"] = False  # the engine's own default is true
     elif endpoint.path.startswith("/v1/messages"):
         _check_tools(body, ("custom",))
     return kept
+
+
+def _check_template_arguments(given: object) -> None:
+    """Check that a client sets the template's own switches, and not what the template and the tokenizer are."""
+    arguments = given if isinstance(given, dict) else {}
+    for name, value in arguments.items():
+        field = f"chat_template_kwargs.{name}"
+        if name == "chat_template" and value:
+            raise BadRequestError(f"{field} is not taken here: {REFUSED['chat_template']}", field)
+        # bos_token, eos_token, ...: the engine would render with them in the place of the tokenizer's own.
+        if name.endswith(("_token", "_tokens")) or name in ("messages", "conversation"):
+            raise BadRequestError(
+                f"{field} is not taken here: the experts were trained with the base's own", field
+            )
 
 
 def _check_response(body: dict[str, Any]) -> None:

@@ -38,7 +38,7 @@ def test_compose_itself_takes_them() -> None:
         done = subprocess.run(
             [docker, "compose", *files, "config", "--quiet"],
             cwd=ROOT,
-            env=os.environ | {"API_KEYS": "/etc/hostname"},
+            env=os.environ | {"API_KEYS": "/etc/hostname", "GRAFANA_PASSWORD": "chosen"},
             capture_output=True,
             text=True,
             check=False,
@@ -57,6 +57,11 @@ def test_nobody_runs_with_more_rights_than_needed() -> None:
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert all(re.match(r"127\.0\.0\.1:\d+:\d+$", port) for port in service["ports"])
+
+
+def test_grafana_has_no_password_that_everybody_knows() -> None:
+    text = (ROOT / MAIN).read_text()
+    assert re.search(r"GF_SECURITY_ADMIN_PASSWORD: \$\{GRAFANA_PASSWORD:\?", text)
 
 
 def test_what_waits_for_a_service_waits_for_its_health() -> None:

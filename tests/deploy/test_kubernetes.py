@@ -142,3 +142,9 @@ def test_the_autoscaler_asks_for_what_the_adapter_offers() -> None:
     offered = {rule["seriesQuery"].partition("{")[0] for rule in rules}
     asked = {m["pods"]["metric"]["name"] for m in manifests()["HorizontalPodAutoscaler"]["spec"]["metrics"]}
     assert asked <= offered
+
+
+def test_a_pod_whose_keys_are_not_found_does_not_start() -> None:
+    secrets = [source["secretRef"] for source in CONTAINER["envFrom"] if "secretRef" in source]
+    assert [secret["name"] for secret in secrets] == ["gradientspace"]
+    assert not any(secret.get("optional") for secret in secrets), "a mistyped name would open the service"

@@ -122,6 +122,10 @@ def test_fields_of_which_one_value_is_harmless() -> None:
         {"modalities": ["text", "audio"]},
         {"best_of": 3},
         {"chat_template_kwargs": {"chat_template": "{{ x }}"}},
+        {"chat_template_kwargs": {"bos_token": ""}},
+        {"chat_template_kwargs": {"enable_thinking": False, "eos_token": "x"}},
+        {"chat_template_kwargs": {"additional_special_tokens": []}},
+        {"chat_template_kwargs": {"messages": []}},
     ):
         with pytest.raises(BadRequestError):
             accepted(body, COMPLETIONS)
