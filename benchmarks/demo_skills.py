@@ -152,7 +152,12 @@ def _answers(
         for folder in dict.fromkeys(folders):
             places = [place for place, chosen in enumerate(folders) if chosen == folder]
             texts = greedy_answers(
-                inputs.base, folder, [prompts[place] for place in places], _MAX_NEW_TOKENS, advance
+                inputs.base,
+                inputs.tokenizer,
+                folder,
+                [prompts[place] for place in places],
+                _MAX_NEW_TOKENS,
+                advance,
             )
             for place, text in zip(places, texts, strict=True):
                 answers[place] = text

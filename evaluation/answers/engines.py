@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from evaluation.seed.partition import Model
 from training.errors import TrainingError
 from training.models.base_model import BaseModel
 from training.models.finetune import load_adapter
 from training.progress import Advance, ignore_progress
+from training.rows.answer_end import ends_of
 
 _LEAST_RANK = 64  # room for what experts of small rank merge to, so that the engine needn't start again
 _RANKS = (_LEAST_RANK, 128, 256, 320, 512)  # of those that vLLM takes
@@ -47,15 +49,18 @@ class TransformersEngine:
 
     name = "transformers"
 
-    def __init__(self, base: BaseModel) -> None:
+    def __init__(self, base: BaseModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Answers end where `tokenizer`'s chat template ends a turn."""
         self._base = base
+        self._tokenizer = tokenizer
 
     def answers(self, model: Model, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:
         """As `Engine.answers`."""
         if model.kind == "whole":
             assert model.folder is not None
-            return greedy_answers(BaseModel(model.folder, self._base.record), None, prompts, max_new_tokens)
-        return greedy_answers(self._base, model.folder, prompts, max_new_tokens)
+            whole = BaseModel(model.folder, self._base.record)
+            return greedy_answers(whole, self._tokenizer, None, prompts, max_new_tokens)
+        return greedy_answers(self._base, self._tokenizer, model.folder, prompts, max_new_tokens)
 
     def close(self) -> None:
         """As `Engine.close`: nothing was started."""
@@ -66,10 +71,10 @@ class VllmEngine:
 
     name = "vllm"
 
-    def __init__(self, base: BaseModel, log: Path) -> None:
-        """Start nothing yet; `log` takes what the engine says."""
+    def __init__(self, base: BaseModel, tokenizer: PreTrainedTokenizerBase, log: Path) -> None:
+        """Start nothing yet; answers end where `tokenizer`'s template ends a turn, `log` takes what the engine says."""
         self._base = base
-        self._tokenizer = base.tokenizer()
+        self._tokenizer = tokenizer
         self._log = log
         self._stack = ExitStack()
         self._worker: subprocess.Popen[str] | None = None
@@ -106,6 +111,7 @@ class VllmEngine:
             "adapter": adapter,
             "prompts": [list(ids) for ids in prompts],
             "max_new_tokens": max_new_tokens,
+            "ends": ends_of(self._tokenizer),
         }
         try:
             worker.stdin.write(json.dumps(asked) + "\n")
@@ -129,11 +135,11 @@ class VllmEngine:
         return self._worker
 
 
-def engine_for(base: BaseModel, log: Path) -> Engine:
+def engine_for(base: BaseModel, tokenizer: PreTrainedTokenizerBase, log: Path) -> Engine:
     """Return vLLM's engine if vLLM is installed, else that of Transformers."""
     if importlib.util.find_spec("vllm") is None:
-        return TransformersEngine(base)
-    return VllmEngine(base, log)
+        return TransformersEngine(base, tokenizer)
+    return VllmEngine(base, tokenizer, log)
 
 
 def _rank_of(model: Model) -> int:
@@ -190,13 +196,16 @@ _BATCH_ROWS = 64
 @torch.no_grad()
 def greedy_answers(
     base: BaseModel,
+    tokenizer: PreTrainedTokenizerBase,
     adapter: Path | None,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     advance: Advance = ignore_progress,
 ) -> list[str]:
-    """Answer prompts (token ids, the assistant's turn opened) and return the texts without special tokens."""
-    tokenizer: Any = base.tokenizer()
+    """Answer prompts (token ids, the assistant's turn opened) and return the texts without special tokens.
+
+    An answer is over where the tokenizer's chat template ends a turn, or the base its text.
+    """
     model: Any = base.load() if adapter is None else load_adapter(base, adapter, trainable=False)
     model.eval()
     answers = [""] * len(prompts)
@@ -213,7 +222,7 @@ def greedy_answers(
             do_sample=False,
             max_new_tokens=max_new_tokens,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=list(ends_of(tokenizer)),
         )  # [b, T + new]
         texts = tokenizer.batch_decode(generated[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         for place, text in zip(places, texts, strict=True):

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from evaluation.seed.scoring import LoadedModels
 from training.models.base_model import device
 from training.progress import Advance
+from training.rows.answer_end import ends_of
 
 _BATCH_ROWS = 32
 
@@ -58,6 +59,7 @@ def _answer(
     caches: dict[int, Any] = dict.fromkeys(used)
     written: list[list[int]] = [[] for _ in prompts]
     done = torch.zeros(len(prompts), dtype=torch.bool, device=device())
+    ends = torch.tensor(ends_of(tokenizer), device=device())
     for _ in range(max_new_tokens):
         positions = (mask.cumsum(1) - 1).clamp_min(0)[:, -tokens.shape[1] :]
         mixed = torch.zeros(())
@@ -73,7 +75,7 @@ def _answer(
             caches[place] = found.past_key_values
             mixed = mixed.to(device()) + shares[:, place, None] * found.logits[:, -1].float()  # [b, V]
         chosen = mixed.argmax(1)  # [b]
-        done |= chosen == tokenizer.eos_token_id
+        done |= torch.isin(chosen, ends)
         if bool(done.all()):
             break
         for row in torch.nonzero(~done).flatten().tolist():

@@ -1,7 +1,8 @@
 """vLLM's offline engine in a process of its own: one base, asked line by line on standard input.
 
 `python -m evaluation.answers.vllm_worker BASE --dtype float32 --max-rank 64` reads requests
-`{"adapter": FOLDER or null, "prompts": [[ids]], "max_new_tokens": N}` and answers `{"ids": [[...]]}`, a line each.
+`{"adapter": FOLDER or null, "prompts": [[ids]], "max_new_tokens": N, "ends": [ids]}` and answers `{"ids": [[...]]}`,
+a line each.
 It ends when its standard input does, so it can't outlive the run that asked for it.
 """
 
@@ -45,7 +46,9 @@ def main() -> None:
         folder = asked["adapter"]
         if folder is not None and folder not in known:
             known[folder] = LoRARequest(f"adapter-{len(known) + 1}", len(known) + 1, folder)
-        greedy = SamplingParams(temperature=0.0, max_tokens=asked["max_new_tokens"])
+        greedy = SamplingParams(
+            temperature=0.0, max_tokens=asked["max_new_tokens"], stop_token_ids=asked["ends"]
+        )
         done = engine.generate(
             [TokensPrompt(prompt_token_ids=ids) for ids in asked["prompts"]],
             greedy,

@@ -97,7 +97,7 @@ def compare(
     assert recipe.output is not None
     base = find_base(recipe.base)
     ground = _Ground(recipe, base, narrator)
-    engine = engine_for(base, recipe.output / "vllm.log")
+    engine = engine_for(base, ground.tokenizer, recipe.output / "vllm.log")
     found = Comparison(methods, ground.test.rows, ground.asked, engine.name, missing=dict(ground.test.failed))
     chosen: dict[str, float] = {}
     try:
@@ -123,8 +123,8 @@ class _Ground:
         self.recipe = recipe
         self.narrator = narrator
         self.output = recipe.output
-        self._tokenizer = base.tokenizer()
-        use_chat_template(self._tokenizer, recipe.base.chat_template)
+        self.tokenizer = base.tokenizer()
+        use_chat_template(self.tokenizer, recipe.base.chat_template)
         self._max_length = min(recipe.data.max_length, base.max_positions)
         self.test = self._draw(recipe.test.files, 1, recipe.test.per_source, recipe.seed)
         if not self.test.rows:
@@ -152,7 +152,7 @@ class _Ground:
         return SeedRun(inputs, store, [row.row for row in self.test.rows])
 
     def _draw(self, files: Sequence[str], first: int, per_source: int | None, seed: int) -> Drawn:
-        return draw_rows(files, first, per_source, seed, self.recipe, self._tokenizer, self._max_length)
+        return draw_rows(files, first, per_source, seed, self.recipe, self.tokenizer, self._max_length)
 
     def _asked(self) -> NDArray[np.int64]:
         most = self.recipe.compare.answered

@@ -48,6 +48,12 @@ def answer_end_of_template(tokenizer: PreTrainedTokenizerBase) -> AnswerEnd:
     return AnswerEnd(token_ids=(special[token],), text=before if before.strip() else None)
 
 
+def ends_of(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Return the tokens at which an answer is over: the template's end of a turn, and the base's end of text."""
+    own = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
+    return tuple(dict.fromkeys((*answer_end_of_template(tokenizer).token_ids, *own)))
+
+
 def described(tokenizer: PreTrainedTokenizerBase, end: AnswerEnd) -> str:
     """Say in words what answers end with."""
     tokens = " or ".join(str(tokenizer.convert_ids_to_tokens(token)) for token in end.token_ids)

@@ -33,7 +33,10 @@ def test_answers_are_those_of_transformers_whoever_answers(files: Files, tmp_pat
         Model("adapter", "adapter", tmp_path / "adapter", "1"),
         Model("whole", "whole", tmp_path / "whole", "2"),
     ]
-    plain, served = TransformersEngine(base), VllmEngine(base, tmp_path / "vllm.log")
+    plain, served = (
+        TransformersEngine(base, base.tokenizer()),
+        VllmEngine(base, base.tokenizer(), tmp_path / "vllm.log"),
+    )
     try:
         written = [served.answers(model, PROMPTS, 8) for model in models]
         assert written == [plain.answers(model, PROMPTS, 8) for model in models]

@@ -27,7 +27,9 @@ Metrics = dict[str, dict[str, Any]]
 
 @pytest.fixture(autouse=True)
 def _without_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison, "engine_for", lambda base, log: TransformersEngine(base))
+    monkeypatch.setattr(
+        comparison, "engine_for", lambda base, tokenizer, log: TransformersEngine(base, tokenizer)
+    )
 
 
 def evaluate(files: Files, output: Path, *options: str, seeds: int = 1, **changes: Any) -> Result:
@@ -46,7 +48,9 @@ def done(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every kind of method, one seed; two of the three shares only cost time."""
     output = tmp_path_factory.mktemp("table") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparison, "engine_for", lambda base, log: TransformersEngine(base))
+        patch.setattr(
+            comparison, "engine_for", lambda base, tokenizer, log: TransformersEngine(base, tokenizer)
+        )
         ended = evaluate(files, output, "--methods", ",".join(RUN))
     assert ended.exit_code == 0, ended.output
     assert (output / "table1.md").read_text().strip() == ended.stdout.strip()
