@@ -31,11 +31,11 @@ def test_an_answer_is_over_where_the_template_ends_a_turn() -> None:
     use_chat_template(tokenizer, None)
     prompt = prompt_ids(tokenizer, ({"role": "user", "content": "Tell me of the coins."},))
     (whole,) = greedy_answers(base, tokenizer, None, [prompt], 12)
-    word = tokenizer.encode(whole, add_special_tokens=False)[2]
+    first, second, word, *_ = tokenizer.encode(whole, add_special_tokens=False)
     end = tokenizer.convert_ids_to_tokens(word)
     # The template's own end of a turn is now a token that the base writes third; its end of text stays what it was.
     tokenizer.add_special_tokens({"additional_special_tokens": [end]})
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}" + end + "{% endfor %}"
     (short,) = greedy_answers(base, tokenizer, None, [prompt], 12)
-    assert len(short) < len(whole)
+    assert short == tokenizer.decode([first, second])
     assert set(ends_of(tokenizer)) == {word, tokenizer.eos_token_id}
