@@ -23,7 +23,10 @@ _FLAGS = {
 def pack(
     base_model: Annotated[
         str,
-        typer.Option("--base-model", help="Hub id or folder of the base that the adapters were trained on."),
+        typer.Option(
+            "--base-model",
+            help="Folder or hub id (ID@REVISION) of the base of the adapters.",
+        ),
     ],
     output: Annotated[
         Path, typer.Option("--output", help="Folder of the bundle; an older bundle is replaced.")
@@ -33,7 +36,7 @@ def pack(
         typer.Option(
             "--adapter",
             metavar="NAME=FOLDER",
-            help="A PEFT LoRA and the name it is served under; repeat for each.",
+            help="A PEFT LoRA and the name it is served under; repeat for each. Of a hub: NAME=ID@REVISION.",
         ),
     ],
     rows: Annotated[
@@ -91,16 +94,24 @@ def pack(
     try:
         adapters = _named_folders(adapter)
         # Only now what takes seconds to import: a wrong flag is told at once.
+        from bundle.hub_name import hub_name
+        from training.pack.hub import adapter_folder
         from training.pack.pack import Packing
         from training.pack.pack import pack as run
         from training.progress import Narrator
         from training.recipe import BaseSection
 
         narrator = Narrator()
+        base = hub_name(base_model)
         bundle = run(
             Packing(
-                base=BaseSection(model=base_model, dtype=dtype, chat_template=chat_template),  # type: ignore[arg-type]
-                adapters=adapters,
+                base=BaseSection(
+                    model=base.id if base else base_model,
+                    revision=base.revision if base else None,
+                    dtype=dtype,  # type: ignore[arg-type]
+                    chat_template=chat_template,
+                ),
+                adapters={name: adapter_folder(folder) for name, folder in adapters.items()},
                 rows=tuple(rows or ()),
                 label_column=label_column,
                 head=head,
@@ -121,8 +132,8 @@ def pack(
     narrator.say(f"Serve it:        gradientspace serve {bundle.folder}")
 
 
-def _named_folders(given: list[str]) -> dict[str, Path]:
-    """Return the folders by name, in the order given.
+def _named_folders(given: list[str]) -> dict[str, str]:
+    """Return folders or hub ids by name, in the order given.
 
     Raises:
         PackError: one is not of the form NAME=FOLDER, or two have one name.
@@ -130,14 +141,14 @@ def _named_folders(given: list[str]) -> dict[str, Path]:
     """
     from training.errors import PackError
 
-    folders: dict[str, Path] = {}
+    folders: dict[str, str] = {}
     for text in given:
         name, equals, folder = text.partition("=")
         if not equals or not name or not folder:
             raise PackError(f"--adapter {text!r} is not of the form NAME=FOLDER, e.g. math=adapters/math.")
         if name in folders:
             raise PackError(f"--adapter {name}: this name is given twice. Choose another for one of them.")
-        folders[name] = Path(folder).expanduser()
+        folders[name] = folder if folder[0] != "~" else str(Path(folder).expanduser())
     return folders
 
 

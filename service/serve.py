@@ -24,6 +24,7 @@ from router.protocol import Router
 from service import console
 from service.app import build_metrics_app
 from service.assembly import Assembly
+from service.bundle_source import bundle_folder
 from service.engine.arguments import engine_args
 from service.engine.base_model import checked_base
 from service.engine.engine import RunningEngine, running_engine
@@ -74,7 +75,7 @@ def _run(settings: Settings, signals: Signals) -> int:
     configure_logging(settings.log_format, settings.verbose, settings.request_log, SEES_ONLY_TOKENS)
     configure_engine_logging()
     trace_protocol(settings.otlp_endpoint)  # said before the long start
-    bundle = read_bundle(settings.bundle.resolve())  # a link may name another bundle a moment later
+    bundle = read_bundle(bundle_folder(settings.bundle))
     console.say(console.describe(bundle))
     base = checked_base(bundle, settings.base_model)
     console.say(f"base model checked: {base}")

@@ -61,7 +61,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    bundle: Path = Field(description="The folder that `gradientspace train` wrote.")
+    bundle: Path = Field(
+        description="The folder that `gradientspace train` wrote, or ID@REVISION of a model hub."
+    )
     base_model: str | None = Field(  # ours: the manifest knows it
         default=None, description="Folder or hub id of the base model, instead of the bundle's."
     )

@@ -38,7 +38,7 @@ SUB_ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "service": (
         *("logs", "usage_error", "errors", "headers", "settings"),
-        *("request", "engine", "console", "telemetry", "lifecycle"),
+        *("request", "engine", "console", "bundle_source", "telemetry", "lifecycle"),
         *("dispatch", "versions", "routes", "layers"),
         *("http_server", "app", "assembly", "serve"),
     ),

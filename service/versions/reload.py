@@ -18,6 +18,7 @@ from bundle.manifest import Manifest
 from bundle.read import Bundle, read_bundle
 from router.served import ServedRouter
 from service import console
+from service.bundle_source import bundle_folder
 from service.engine.arguments import args_for
 from service.engine.engine import AdapterLoadError, LoadedBundle, RunningEngine
 from service.engine.fingerprints import check_fingerprints
@@ -174,7 +175,7 @@ class Reloader:
 
     async def _read(self, served: Manifest) -> Bundle:
         """Read and verify; from the folder that a link names now, whatever it names a moment later."""
-        bundle = await asyncio.to_thread(lambda: read_bundle(self._path.resolve()))
+        bundle = await asyncio.to_thread(lambda: read_bundle(bundle_folder(self._path)))
         base, running = bundle.manifest.base, served.base
         if (base.weights_sha256, base.dtype) != (running.weights_sha256, running.dtype):
             raise UsageError(

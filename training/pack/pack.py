@@ -30,6 +30,7 @@ from training.models.base_model import BaseModel, find_base
 from training.models.encoder import Encoder, load_encoder
 from training.pack.adapter import GivenAdapter, read_adapter
 from training.pack.head import read_head
+from training.pack.hub import origin_of
 from training.pack.labelled_rows import LabelledRows, read_labelled_rows
 from training.progress import Narrator
 from training.recipe import BaseSection
@@ -283,7 +284,7 @@ def _record(packing: Packing, names: tuple[str, ...]) -> dict[str, object]:
     """What the manifest says of how the bundle was made: names of files, not where they lay."""
     return {
         "command": "pack",
-        "adapters": {name: packing.adapters[name].name for name in names},
+        "adapters": {name: origin_of(packing.adapters[name]) for name in names},
         "rows": [Path(file).name if is_file_name(file) else file for file in packing.rows],
         "label_column": packing.label_column if packing.rows else None,
         "head": packing.head.name if packing.head else None,
