@@ -19,6 +19,7 @@ from service.dispatch.answer import Answer
 from service.dispatch.body import Client, ClientGoneError, Playback, read_body, with_body
 from service.dispatch.incoming import Incoming
 from service.dispatch.prompt_list import answer_prompt_list
+from service.engine.json_schemas import compile_schemas
 from service.engine.request_models import RequestModels
 from service.errors import (
     ENGINE_DIED,
@@ -120,6 +121,7 @@ class Dispatch:
         body = self._models.coerced(endpoint, accepted)
         check_tools(endpoint, body, self._calls_known)
         self._limits.check(endpoint, body)
+        await compile_schemas(body)
         target = self._named(body)
         if target is not None:
             decided = self._decider.named(target, prompt_count(endpoint, body))

@@ -16,6 +16,7 @@ from bundle.manifest import AnswerEnd
 from service.engine.answer_end import ending
 from service.engine.context_length import bound_prompts
 from service.engine.doors import make_alike
+from service.engine.json_schemas import remember_schemas
 from service.request.endpoints import ENDPOINTS
 
 if TYPE_CHECKING:
@@ -158,6 +159,7 @@ async def running_engine(
     from vllm.entrypoints.launchers.app import build_app
 
     make_alike()
+    remember_schemas()
     bound_prompts(prompt_tokens)
     async with build_async_engine_client(args) as client:
         tasks = await client.get_supported_tasks()
