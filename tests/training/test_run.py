@@ -46,3 +46,16 @@ def test_rows_that_changed_since_are_noticed(copied: Path, tmp_path: Path) -> No
     (copied / "run.json").write_text(json.dumps(record))
     with pytest.raises(TrainingError, match=r"60 rows, and its files hold 58 now"):
         _ = finished_run(copied, silent()).assigned
+
+
+@pytest.mark.parametrize("name", ["warmup", "assignment", "router"])
+def test_what_another_version_left_is_a_sentence(name: str, copied: Path) -> None:
+    file = copied / "stages" / name / "stage.json"
+    record = json.loads(file.read_text())
+    record["facts"] = {"of": "another form"}
+    file.write_text(json.dumps(record))
+    run = finished_run(copied, silent())
+    with pytest.raises(TrainingError, match=rf"{name}: another version of this software left it"):
+        _ = {"warmup": lambda: run.warmup, "assignment": lambda: run.assigned, "router": lambda: run.router}[
+            name
+        ]()

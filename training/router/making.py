@@ -58,8 +58,7 @@ class RouterStage(Outcome):
     made: MadeRouter
 
     @classmethod
-    def read(cls, stage: StageResult) -> Self:
-        """As every outcome, from what `MadeRouter.facts` gave."""
+    def _of(cls, stage: StageResult) -> Self:
         facts = stage.facts
         record = RouterRecord.model_validate(facts["record"])
         calibration = Calibration.model_validate(facts["calibration"])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from training.errors import TrainingError
 from training.models.finetune import Tuned
 from training.stages.store import StageResult
 
@@ -21,9 +22,19 @@ class Outcome:
         """Read back what the stage wrote.
 
         Raises:
-            TypeError: the facts are those of another stage or version.
+            TrainingError: another version wrote it (only where a finished run is read back).
 
         """
+        try:
+            return cls._of(stage)
+        except (TypeError, KeyError, ValueError) as error:
+            raise TrainingError(
+                f"{stage.folder}: another version of this software left it. Start the run's `gradientspace train` "
+                "again, which does anew what it has to."
+            ) from error
+
+    @classmethod
+    def _of(cls, stage: StageResult) -> Self:
         return cls(stage, **stage.facts)
 
     @property
@@ -49,6 +60,5 @@ class TrainedAdapter(Outcome):
     tuned: Tuned
 
     @classmethod
-    def read(cls, stage: StageResult) -> Self:
-        """As every outcome, the facts together being the fine-tuning's."""
+    def _of(cls, stage: StageResult) -> Self:
         return cls(stage, Tuned(**stage.facts))

@@ -25,6 +25,7 @@ from training.stages.checkpoint import Checkpoint
 from training.stages.processes import World
 
 _RECORD = "stage.json"
+_FORM = 2  # of what stages write: raise it with any change there, and no older stage passes for one of today
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 
@@ -42,7 +43,7 @@ class Stage:
     @property
     def digest(self) -> str:
         """Of all that the stage depends on."""
-        canonical = json.dumps([self.name, self.depends_on], sort_keys=True, default=str)
+        canonical = json.dumps([_FORM, self.name, self.depends_on], sort_keys=True, default=str)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
