@@ -22,10 +22,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from training.diagnosis.diagnosis import diagnose_base
 from training.errors import TrainingError
-from training.gradients.row_loss import attention_kernels, pad_rows, row_losses
 from training.memory.model_shape import read_shape
 from training.models.architecture import attention_of, model_class, read_config
 from training.models.lora_targets import lay_adapter
+from training.models.row_loss import attention_kernels, pad_rows, row_losses
 from training.models.servable import not_servable
 from training.recipe import LoraSection
 from training.rows.rendering import TokenRow

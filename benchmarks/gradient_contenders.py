@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 from training.clusters.cache import ExactCache
 from training.clusters.centroids import Centroids
 from training.gradients.row_gradients import RowGradients, micro_batches
-from training.gradients.row_loss import attention_kernels, pad_rows, row_losses
 from training.gradients.source import Recomputed
+from training.models.row_loss import attention_kernels, pad_rows, row_losses
 from training.recipe import ClustersSection
 from training.rows.rendering import TokenRow
 from training.stages.processes import World

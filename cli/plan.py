@@ -102,7 +102,7 @@ def _plan(recipe: Recipe, rows: int | None, processes: int, trial: bool) -> Plan
     drafted = draft_plan(shape, recipe.clusters, counts, room)
     in_half = recipe.base.dtype == "bfloat16" or (recipe.base.dtype == "auto" and not room.on_cpu)
     try:
-        planned = with_finetuning(drafted, recipe, shape, longest, 2 if in_half else 4, room)
+        planned = with_finetuning(drafted, recipe, shape, counts, 2 if in_half else 4, room)
         return _tried(planned, recipe, rows, counts) if trial else replace(planned, no_trial="--no-trial")
     except TrainingError as error:
         return replace(drafted, shortfall=drafted.shortfall or str(error))

@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from evaluation.seed.partition import Fitted, Model
 from evaluation.seed.seed_run import SeedRun
 from training.gradients.row_gradients import micro_batches
-from training.gradients.row_loss import pad_rows
 from training.models.base_model import BaseModel, device
+from training.models.row_loss import pad_rows
 from training.progress import Advance
 from training.rows.rendering import IGNORED, TokenRow
 from training.stages.store import Stage

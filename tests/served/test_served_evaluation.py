@@ -13,9 +13,9 @@ from bundle.read import Bundle
 from cli.main import app
 from demo.rows import make_rows
 from tests.stand_ins.live_server import LiveServer
-from training.gradients.row_loss import pad_rows, row_losses
 from training.models.base_model import find_base
 from training.models.finetune import load_adapter
+from training.models.row_loss import pad_rows, row_losses
 from training.recipe import BaseSection
 from training.rows.reading import Row, parse_row
 from training.rows.rendering import TokenRow, render

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from transformers import PreTrainedModel
 
-from training.gradients.row_loss import TokenBatch, row_losses
+from training.models.row_loss import TokenBatch, row_losses
 from training.rows.rendering import IGNORED, TokenRow
 
 

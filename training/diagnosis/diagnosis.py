@@ -24,8 +24,8 @@ from training.diagnosis.properties import Check, Property, counted
 from training.diagnosis.structure import structure_checks
 from training.errors import AdapterRefused, TrainingError
 from training.gradients.row_gradients import RowGradients, micro_batches
-from training.gradients.row_loss import attention_kernels, pad_rows
 from training.models.architecture import max_positions
+from training.models.row_loss import attention_kernels, pad_rows
 from training.rows.rendering import TokenRow
 
 _EXTRA_PADDING = 16  # tokens beyond the longest row

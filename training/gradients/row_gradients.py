@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from training.errors import AdapterRefused, TrainingError
 from training.gradients.plain_lora import check_adapter
-from training.gradients.row_loss import attention_kernels, check_head, pad_rows, row_losses
+from training.models.row_loss import attention_kernels, check_head, pad_rows, row_losses
 from training.progress import Advance, ignore_progress
 from training.rows.rendering import TokenRow
 

@@ -18,7 +18,9 @@ from training.memory.machine import Budget
 from training.memory.micro_batch import HEAP_WITH_HOLES, CpuAttention, LivingTensors
 from training.memory.model_shape import ModelShape
 from training.memory.sizes import gigabytes
+from training.models.row_loss import pad_rows, token_losses
 from training.recipe import TrainSection
+from training.rows.rendering import TokenRow
 
 _META = torch.device("meta")
 _OPTIMISER_COPIES = 2  # AdamW's two moments, float32; the gradient is counted where it lives
@@ -43,12 +45,13 @@ class StepFit:
 
 @dataclass(frozen=True)
 class FineTuning:
-    """What is fine-tuned: the base's shape and bytes per weight, dropout, and the longest row in tokens."""
+    """What is fine-tuned: the base's shape and bytes per weight, dropout, the longest row and completion in tokens."""
 
     shape: ModelShape
     weight_bytes: int
     dropout: float
     longest: int
+    longest_completion: int
 
 
 def fit_step(given: FineTuning, section: TrainSection, batch_rows: int, budget: Budget) -> StepFit:
@@ -86,7 +89,10 @@ def _peak(given: FineTuning, rows: int, checkpointing: bool, budget: Budget) -> 
 
 
 def _activations(given: FineTuning, rows: int, checkpointing: bool, on_cpu: bool) -> int:
-    """Bytes that live beside weights and optimiser at the highest point of a pass: activations, logits, gradients."""
+    """Bytes that live beside weights and optimiser at the highest point of a pass.
+
+    Activations, the logits of a chunk of completion positions, gradients.
+    """
     model = given.shape.build()
     for module in model.modules():
         if "default" in getattr(module, "lora_dropout", {}):
@@ -94,10 +100,11 @@ def _activations(given: FineTuning, rows: int, checkpointing: bool, on_cpu: bool
     model.train()
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    ids = torch.ones(rows, given.longest, dtype=torch.long, device=_META)
-    living = LivingTensors([*model.parameters(), *model.buffers(), ids])
+    prompt = max(1, given.longest - given.longest_completion)
+    batch = pad_rows([TokenRow("", None, "", (0,) * given.longest, prompt)] * rows, pad_id=0, device=_META)
+    living = LivingTensors([*model.parameters(), *model.buffers(), batch.input_ids])
     with _cpu_attention() if on_cpu else nullcontext(), living:
-        model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids, use_cache=False).loss.backward()
+        token_losses(model, batch)[0].sum().backward()
     small = living.small_at_peak if on_cpu else 0
     counted = living.peak - small + round(HEAP_WITH_HOLES * small)
     return counted * given.weight_bytes // 4 if given.weight_bytes < 4 else counted

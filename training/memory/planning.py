@@ -27,7 +27,7 @@ _PLANNED_WITH = {
 
 
 def with_finetuning(
-    plan: Plan, recipe: Recipe, shape: ModelShape, longest: int, weight_bytes: int, budget: Budget
+    plan: Plan, recipe: Recipe, shape: ModelShape, rows: RowCounts, weight_bytes: int, budget: Budget
 ) -> Plan:
     """Add to a plan of Stage II how the other stages' fine-tuning fits the same budget.
 
@@ -35,9 +35,9 @@ def with_finetuning(
         TrainingError: not even one row fits.
 
     """
-    given = FineTuning(shape, weight_bytes, recipe.lora.dropout, longest)
+    given = FineTuning(shape, weight_bytes, recipe.lora.dropout, rows.longest, rows.longest_completion)
     sizes = sorted({recipe.warmup.batch_rows, recipe.experts.batch_rows})
-    steps = [fit_step(given, recipe.train, rows, budget) for rows in sizes]
+    steps = [fit_step(given, recipe.train, size, budget) for size in sizes]
     peak = max(step.peak_bytes for step in steps)
     return replace(
         plan,
@@ -111,7 +111,7 @@ def plan_clusters(inputs: Inputs, store: StageStore) -> Plan:
         shape = read_shape(str(inputs.base.folder), recipe.lora)
         plan = plan_stage_two(shape, section, rows, budget)
         weight_bytes = 4 if inputs.base.record.dtype == "float32" else 2
-        planned = with_finetuning(plan, recipe, shape, rows.longest, weight_bytes, budget)
+        planned = with_finetuning(plan, recipe, shape, rows, weight_bytes, budget)
         if recipe.train.threads is None and store.world.size == 1 and may_choose_threads():
             encoder, most = inputs.encoder, recipe.router.max_tokens
             some = inputs.rows[:_TRIED_ROWS]

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from training.gradients.row_gradients import RowGradients, WholeRows
 from training.models.base_model import BaseModel, device
 from training.models.finetune import new_adapter
-from training.models.loss_curves import example
+from training.models.row_loss import pad_rows, token_losses
 from training.recipe import LoraSection
 from training.rows.rendering import TokenRow
 
@@ -64,13 +64,10 @@ def try_out(
             :_ROWS
         ]  # of middling length
         tokens = sum(len(row.input_ids) for row in some)
-        collate = DataCollatorForSeq2Seq(tokenizer, padding="longest")
-        batch = {
-            name: tensor.to(model.device) for name, tensor in collate([example(row) for row in some]).items()
-        }
+        batch = pad_rows(some, int(tokenizer.pad_token_id), model.device)  # type: ignore[arg-type]
 
         def train() -> None:
-            model(**batch).loss.backward()
+            token_losses(model, batch)[0].mean().backward()
 
         train()  # what is set up once
         candidates = _candidates() if may_choose_threads() else [torch.get_num_threads()]

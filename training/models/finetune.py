@@ -27,6 +27,7 @@ from training.models.base_model import BaseModel
 from training.models.lora_targets import lay_adapter
 from training.models.loss_curves import Curve, LossWatch, averaged, example, plan_validation
 from training.models.reporters import Reporting, reporting
+from training.models.row_loss import TokenBatch, token_losses
 from training.progress import Advance
 from training.recipe import LoraSection
 from training.rows.rendering import TokenRow
@@ -177,15 +178,14 @@ def train_weights(
             disable_tqdm=True,
         )
         watcher = LossWatch(advance, tokenizer, plan_validation(validation, steps, schedule.batch_rows))
-        trainer = Trainer(
+        trainer = _AtCompletions(
             model=model,
             args=arguments,
             train_dataset=_Examples(rows),  # type: ignore[arg-type]
             data_collator=DataCollatorForSeq2Seq(tokenizer, padding="longest"),
             callbacks=[*reporters, watcher],
         )
-        if not trainer.model_accepts_loss_kwargs:  # else the pieces of a step would weigh alike, however long
-            trainer.compute_loss_func = _token_mean
+        trainer.model_accepts_loss_kwargs = True  # else the pieces of a step would weigh alike, however long
         watcher.trainer = trainer
         trainer.remove_callback(_printer(trainer))
         trainer.train()
@@ -204,13 +204,21 @@ def train_weights(
     )
 
 
-def _token_mean(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-    """The loss of one piece of an optimiser step, as its part of the mean over all tokens of the step."""
-    logits, targets = outputs.logits[:, :-1].float(), labels[:, 1:]
-    summed = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum"
-    )
-    return summed / (num_items_in_batch or (targets != -100).sum())
+class _AtCompletions(Trainer):
+    """Computes no logits where nothing is to be predicted.
+
+    Of long prompts with short answers that is most of the head's work; its memory is that of a few hundred positions.
+    """
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """As `Trainer.compute_loss`: the mean over the completion tokens of the optimiser step."""
+        own = self.accelerator.unwrap_model(model)
+        labels = inputs["labels"].cpu()  # [B, T]
+        with self.accelerator.autocast():  # the wrapper's forward pass, which has its own, is gone round
+            losses, _ = token_losses(own, TokenBatch(inputs["input_ids"], inputs["attention_mask"], labels))
+        return losses.sum() / (len(losses) if num_items_in_batch is None else num_items_in_batch)
 
 
 def _batch_sizes(steps: int, batch_rows: int, rows: int) -> list[int]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from training.errors import TrainingError
+from training.models.row_loss import pad_rows, token_losses
 from training.progress import Advance
 from training.rows.rendering import TokenRow
 
@@ -42,7 +43,6 @@ def validation_loss(
     model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[TokenRow], batch_rows: int
 ) -> float:
     """Return the mean loss per completion token; no random number is drawn, so training goes on as without it."""
-    collate = DataCollatorForSeq2Seq(tokenizer, padding="longest")
     ordered = sorted(rows, key=lambda row: len(row.input_ids))
     was_training, total, tokens = model.training, 0.0, 0
     model.eval()
@@ -50,11 +50,12 @@ def validation_loss(
     try:
         with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, enabled=on_cuda):
             for start in range(0, len(ordered), batch_rows):
-                batch = collate([example(row) for row in ordered[start : start + batch_rows]])
-                batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-                count = int((batch["labels"][:, 1:] != -100).sum())
-                total += float(model(**batch).loss) * count
-                tokens += count
+                batch = pad_rows(
+                    ordered[start : start + batch_rows], int(tokenizer.pad_token_id), model.device
+                )
+                losses, _ = token_losses(model, batch)  # [n]
+                total += float(losses.sum())
+                tokens += len(losses)
     finally:
         model.train(was_training)
     return total / tokens

@@ -10,7 +10,7 @@ import torch
 from tests.stand_ins.sick_models import ROWS
 from tests.stand_ins.tiny_model import tiny_llama, with_adapter
 from training.diagnosis.autograd_reference import gathered_gradient, in_float64, own_gradient, trainable
-from training.gradients.row_loss import pad_rows
+from training.models.row_loss import pad_rows
 
 
 def test_the_truth_stays_in_float64() -> None:

@@ -21,6 +21,7 @@ def given() -> FineTuning:
         weight_bytes=4,
         dropout=0.05,
         longest=256,
+        longest_completion=128,
     )
 
 

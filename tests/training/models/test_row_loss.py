@@ -13,9 +13,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from tests.stand_ins.tiny_model import PAD, dozen_rows, tiny_llama
 from training.errors import AdapterRefused
-from training.gradients import row_loss
-from training.gradients.row_loss import check_head, pad_rows, row_losses
+from training.models import row_loss
 from training.models.finetune import _Examples
+from training.models.row_loss import check_head, pad_rows, row_losses, token_losses
 from training.rows.rendering import IGNORED, TokenRow
 
 CPU = torch.device("cpu")
@@ -76,8 +76,9 @@ def test_its_gradient_is_that_of_the_models_own_logits(
 def test_logits_of_all_positions_never_exist_together(
     model: LlamaForCausalLM, rows: list[TokenRow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What autograd keeps for the backward pass is [n, h], not [n, V]."""
+    """What autograd keeps for the backward pass is [n, h], not [n, V], as long as the head itself is not trained."""
     monkeypatch.setattr(row_loss, "_HEAD_CHUNK", 10)
+    monkeypatch.setattr(model.lm_head.weight, "requires_grad", False)
     kept: list[torch.Size] = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -90,6 +91,22 @@ def test_logits_of_all_positions_never_exist_together(
     assert kept
     vocabulary = model.config.vocab_size
     assert max(shape.numel() // vocabulary for shape in kept if shape[-1:] == (vocabulary,)) <= 10
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_head_that_is_trained_gets_its_gradient(rows: list[TokenRow], tied: bool) -> None:
+    """Full fine-tuning: the gradient of every weight is that of the model's own loss."""
+    torch.manual_seed(0)
+    model = tiny_llama(tie_word_embeddings=tied)
+    losses, row_of = token_losses(model, pad_rows(rows[:3], PAD, CPU))
+    losses.mean().backward()
+    assert sorted(set(row_of.tolist())) == [0, 1, 2]
+    ours = {name: weight.grad.clone() for name, weight in model.named_parameters()}
+    model.zero_grad()
+    batch = pad_rows(rows[:3], PAD, CPU)
+    model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels).loss.backward()
+    for name, weight in model.named_parameters():
+        assert torch.allclose(ours[name], weight.grad, atol=1e-6), name
 
 
 def test_a_row_sees_no_other_row(model: LlamaForCausalLM, rows: list[TokenRow]) -> None:

@@ -1,4 +1,7 @@
-"""The loss of each row, with the vocabulary touched at completion positions only (section 5.1)."""
+"""The loss of each row, with the vocabulary touched at completion positions only (section 5.1).
+
+What Stage II differentiates for every row, fine-tuning minimises for a batch: both go through the same lines.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
@@ -58,26 +62,37 @@ def attention_kernels(device: torch.device) -> AbstractContextManager[None]:
     return sdpa_kernel(SDPBackend.MATH)
 
 
-def row_losses(base: PreTrainedModel, batch: TokenBatch) -> Tensor:
+def row_losses(model: PreTrainedModel | PeftModel, batch: TokenBatch) -> Tensor:
     """Mean loss over each row's own completion tokens, [B].
 
-    `base` is the model under the PEFT wrapper, adapter layers in place. A row's loss depends on nothing but the
-    row: that is what makes the gradient of the sum over the batch a sum of the rows' own gradients. No attention
-    mask is given: padding stands on the right, and a causal model looks to the left only.
+    A row's loss depends on nothing but the row: that is what makes the gradient of the sum over the batch a sum of the
+    rows' own gradients. As `token_losses` otherwise.
     """
+    losses, row_of = token_losses(model, batch)  # [n], [n]
+    counts = (batch.labels[:, 1:] != IGNORED).sum(1).to(losses.device, non_blocking=True)  # [B]
+    return losses.new_zeros(len(batch.labels)).index_add(0, row_of, losses) / counts
+
+
+def token_losses(model: PreTrainedModel | PeftModel, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+    """The loss of every completion token [n], and its row's place in the batch [n].
+
+    No attention mask is given: padding stands on the right, and a causal model looks to the left only.
+    """
+    base = cast("PreTrainedModel", model.get_base_model() if isinstance(model, PeftModel) else model)
     hidden = decoder_of(base)(input_ids=batch.input_ids, use_cache=False).last_hidden_state  # [B, T, h]
     device = hidden.device
     targets = batch.labels[:, 1:]  # [B, T-1]: position t predicts token t+1
     row_of, position = torch.nonzero(targets != IGNORED, as_tuple=True)  # [n], [n]
     wanted = targets[row_of, position].to(device, non_blocking=True)  # [n]
-    counts = torch.bincount(row_of, minlength=len(targets)).to(device, non_blocking=True)  # [B]
     row_of, position = (where.to(device, non_blocking=True) for where in (row_of, position))
-    token_losses = _HeadLosses.apply(hidden[row_of, position], wanted, base)  # [n]
-    return token_losses.new_zeros(len(targets)).index_add(0, row_of, token_losses) / counts
+    states = hidden[row_of, position]  # [n, h]
+    if torch.is_grad_enabled() and base.get_output_embeddings().weight.requires_grad:  # full fine-tuning
+        return cross_entropy(own_logits(base, states).float(), wanted, reduction="none"), row_of
+    return _HeadLosses.apply(states, wanted, base), row_of
 
 
 class _HeadLosses(torch.autograd.Function):
-    """Cross entropy [n] of the head's logits at states [n, h], without ever holding logits [n, V].
+    """Cross entropy [n] of a frozen head's logits at states [n, h], without ever holding logits [n, V].
 
     A token's loss is differentiated right after it is computed, a chunk at a time: what is kept for the backward
     pass is [n, h]. With 128,000 words in the vocabulary the logits would be sixty times that.
