@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from bundle.gate import GateRecord
+
 FORMAT_VERSION = 1
 MANIFEST_FILE = "bundle.json"
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
@@ -77,7 +79,7 @@ class LoraRecord(_Record):
 
 
 class ExpertRecord(_Record):
-    """One cluster's adapter. Its place in the list is its label."""
+    """One cluster's adapter, under the name that the router's label has."""
 
     name: str = Field(pattern=EXPERT_NAME)
     folder: str
@@ -197,8 +199,10 @@ class Manifest(_Record):
     created: str
     base: BaseRecord
     lora: LoraRecord
-    label_order: tuple[str, ...]
-    experts: tuple[ExpertRecord, ...]
+    label_order: tuple[str, ...] = Field(min_length=1, description="what the router's outputs are called")
+    experts: tuple[ExpertRecord, ...] = Field(
+        description="in label order; a label without one is answered by the fallback"
+    )
     fallback: FallbackRecord
     router: RouterRecord
     routed_text: RoutedText
@@ -207,6 +211,9 @@ class Manifest(_Record):
         description="None: an older bundle's, of which only the base's end-of-text token is known",
     )
     calibration: Calibration
+    gate: GateRecord | None = Field(
+        default=None, description="None: nothing was measured, and every label has an expert that answers"
+    )
     data_licenses: tuple[str, ...] = ()
     recipe: dict[str, Any]
     versions: dict[str, str]
@@ -217,29 +224,39 @@ class Manifest(_Record):
     @model_validator(mode="after")
     def _labels_name_the_experts(self) -> Manifest:
         names = tuple(expert.name for expert in self.experts)
-        if not names:
-            raise ValueError("experts: a bundle needs at least one expert")
-        if names != self.label_order:
+        answering = self.label_order
+        if self.gate is not None:
+            if len(self.gate.labels) != len(self.label_order):
+                raise ValueError(
+                    f"gate.labels: {len(self.gate.labels)} of them for {len(self.label_order)} labels of the router"
+                )
+            gated = zip(self.label_order, self.gate.labels, strict=True)
+            answering = tuple(name for name, label in gated if label.threshold is not None)
+        elif not names:
+            raise ValueError("experts: a bundle without a gate needs at least one expert")
+        if names != answering:
             raise ValueError(
-                f"label_order: router label k must be expert k, but label_order is {list(self.label_order)} "
-                f"and the experts stand as {list(names)}"
+                f"label_order: the experts must stand in the order of the router's labels, one for each that an "
+                f"expert answers ({list(answering)}), but they stand as {list(names)}"
             )
         return self
 
     @model_validator(mode="after")
-    def _the_router_knows_every_expert(self) -> Manifest:
+    def _the_router_knows_every_label(self) -> Manifest:
         shares = self.calibration.shares
-        if shares is not None and len(shares) != len(self.experts):
-            raise ValueError(f"calibration.shares: {len(shares)} shares for {len(self.experts)} experts")
+        if shares is not None and len(shares) != len(self.label_order):
+            raise ValueError(
+                f"calibration.shares: {len(shares)} shares for {len(self.label_order)} labels of the router"
+            )
         return self
 
     @model_validator(mode="after")
     def _names_can_be_told_apart(self) -> Manifest:
         taken = {name.casefold() for name in (*RESERVED_NAMES, self.base.name)}
-        for expert in self.experts:
-            if expert.name.casefold() in taken:
-                raise ValueError(f"experts: the name {expert.name!r} is taken, letters' case aside")
-            taken.add(expert.name.casefold())
+        for name in self.label_order:
+            if name.casefold() in taken:
+                raise ValueError(f"experts: the name {name!r} is taken, letters' case aside")
+            taken.add(name.casefold())
         return self
 
     @model_validator(mode="after")
@@ -272,6 +289,13 @@ class Manifest(_Record):
     def adapters(self) -> tuple[ExpertRecord | FallbackRecord, ...]:
         """Every adapter of the bundle: the experts in label order, then the fallback if it is none of them."""
         return self.experts if self.fallback.kind == "expert" else (*self.experts, self.fallback)
+
+    @property
+    def label_shares(self) -> dict[str, float]:
+        """The share of the training rows that each of the router's labels has, in label order."""
+        if self.gate is None:
+            return {expert.name: expert.share for expert in self.experts}
+        return {name: label.share for name, label in zip(self.label_order, self.gate.labels, strict=True)}
 
     @property
     def digest(self) -> str:

@@ -57,9 +57,9 @@ class Bundle:
         """The folder with the router's model, head and tokenizer."""
         return self.folder / ROUTER_FOLDER
 
-    def expert_folder(self, label: int) -> Path:
-        """Return the PEFT folder of the expert with this router label."""
-        return self.folder / self.manifest.experts[label].folder
+    def expert_folder(self, place: int) -> Path:
+        """Return the PEFT folder of the expert at this place among the bundle's."""
+        return self.folder / self.manifest.experts[place].folder
 
     @property
     def fallback_folder(self) -> Path:
@@ -210,11 +210,11 @@ def _verify_router_labels(folder: Path, manifest: Manifest) -> None:
             f"it reads {hidden} features, the manifest's router.hidden is {manifest.router.hidden}",
             _TRAIN_AGAIN,
         )
-    if tuple(labels) != manifest.label_order or rows != len(manifest.experts):
+    if tuple(labels) != manifest.label_order or rows != len(manifest.label_order):
         raise BundleError(
             ROUTER_HEAD,
             "labels",
-            f"the router was trained for {labels} ({rows} outputs), the bundle's experts are "
+            f"the router was trained for {labels} ({rows} outputs), the bundle's labels are "
             f"{list(manifest.label_order)}",
             _TRAIN_AGAIN,
         )

@@ -10,6 +10,8 @@ import typer
 from cli.fail import fail
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from bundle.read import Bundle
 
 
@@ -45,7 +47,8 @@ def opened_bundle(path: Path) -> Bundle:
 
 def _summary(bundle: Bundle) -> dict[str, Any]:
     """Return what both ways of printing show; sizes are bytes on disk."""
-    manifest = bundle.manifest
+    manifest, gate = bundle.manifest, bundle.manifest.gate
+    gated = {} if gate is None else dict(zip(manifest.label_order, gate.labels, strict=True))
     return {
         "bundle": str(bundle.folder),
         "digest": bundle.digest,
@@ -57,7 +60,7 @@ def _summary(bundle: Bundle) -> dict[str, Any]:
             "dtype": manifest.base.dtype,
             "license": manifest.base.license,
         },
-        "k": len(manifest.experts),
+        "k": len(manifest.label_order),
         "lora": {"rank": manifest.lora.rank, "alpha": manifest.lora.alpha},
         "router": {
             "kind": manifest.router.kind,
@@ -82,10 +85,15 @@ def _summary(bundle: Bundle) -> dict[str, Any]:
                 "share": expert.share,
                 "top_terms": list(expert.top_terms),
                 "digest": expert.digest,
-                "bytes": _bytes_in(bundle.expert_folder(label)),
+                "bytes": _bytes_in(bundle.expert_folder(place)),
+                "gate": gated[expert.name].model_dump() if gated else None,
             }
-            for label, expert in enumerate(manifest.experts)
+            for place, expert in enumerate(manifest.experts)
         ],
+        "left_out": [
+            {"name": name} | label.model_dump() for name, label in gated.items() if label.threshold is None
+        ],
+        "served": None if gate is None else gate.served.model_dump() | {"rows": gate.measured_rows},
         "fallback": {
             "kind": manifest.fallback.kind,
             "name": manifest.fallback.name,
@@ -109,6 +117,22 @@ def _router(router: dict[str, Any], size: str) -> str:
     return ", ".join(parts)
 
 
+def _experts(summary: dict[str, Any]) -> str:
+    out = len(summary["left_out"])
+    said = f"K = {summary['k']}, LoRA rank {summary['lora']['rank']}"
+    return f"{said}; {out} left out, as not shown to help" if out else said
+
+
+def _splitting(served: dict[str, Any] | None) -> str:
+    if served is None:
+        return "not measured: every expert answers what is routed to it"
+    return f"served less one LoRA: {_told(served)} nats per token, on {served['rows']:,} held-out rows"
+
+
+def _told(difference: dict[str, Any]) -> str:
+    return f"{difference['mean']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]"
+
+
 def _print_tables(summary: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.filesize import decimal
@@ -130,11 +154,12 @@ def _print_tables(summary: dict[str, Any]) -> None:
     for name, value in (
         ("bundle", f"{summary['digest']}, {decimal(summary['bytes'])}, made {summary['created']}"),
         ("base model", f"{base['name']}, {base['dtype']}, licence {base['license'] or 'unknown'}"),
-        ("experts", f"K = {summary['k']}, LoRA rank {summary['lora']['rank']}"),
+        ("experts", _experts(summary)),
         ("router", _router(router, decimal(router["bytes"]))),
         ("agreement", agreement),
         ("temperature", f"{router['temperature']:.3f}"),
         ("threshold", threshold),
+        ("splitting", _splitting(summary["served"])),
     ):
         facts.add_row(name, escape(value))
     experts = Table()
@@ -161,3 +186,28 @@ def _print_tables(summary: dict[str, Any]) -> None:
     console = Console()
     console.print(facts)
     console.print(experts)
+    if summary["served"] is not None:
+        console.print(_gate_table(summary))
+
+
+def _gate_table(summary: dict[str, Any]) -> Table:
+    """Show what each expert gains over the fallback on what is routed to it, and who answers there."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("routed to")
+    for heading in ("rows", "loss less one LoRA's"):
+        table.add_column(heading, justify="right")
+    table.add_column("who answers", overflow="fold")
+    gated = [(expert["name"], expert["gate"]) for expert in summary["experts"]]
+    for name, label in sorted([*gated, *((label["name"], label) for label in summary["left_out"])]):
+        gain, least = label["gain"], label["threshold"]
+        said = "too few to tell" if gain is None else _told(gain)
+        who = (
+            "the fallback: left out"
+            if least is None
+            else f"the expert{f', from a confidence of {least:.2f} on' if least else ''}"
+        )
+        table.add_row(escape(name), f"{label['measured_rows']:,}", escape(said), who)
+    return table

@@ -68,12 +68,15 @@ def _answers(manifest: Manifest, router: Router, texts: list[str]) -> tuple[NDAr
 
 
 def _decision(manifest: Manifest, text: str, probabilities: list[float], by: str) -> dict[str, Any]:
+    from router.policy import Policy
+
     confidence = max(probabilities)
-    threshold = manifest.calibration.threshold
-    low = threshold is not None and confidence < threshold
+    label = probabilities.index(confidence)
+    reason = Policy.of(manifest).verdict(label, confidence)
     return {
         "text": text,
-        "expert": manifest.fallback.name if low else manifest.label_order[probabilities.index(confidence)],
+        "expert": manifest.label_order[label] if reason == "routed" else manifest.fallback.name,
+        "reason": reason,
         "confidence": confidence,
         "by": by,
         "precision": manifest.router.precision,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from bundle.read import Bundle
 from router.load import load_router
+from router.policy import Policy
 from router.prompt_memory import PromptMemory
 from router.protocol import Router
 from router.served import ServedRouter
@@ -85,7 +86,7 @@ class Assembly:
         template = bundle.chat_template.read_text(encoding="utf-8")
         prompts = PromptReader(template, tokenizer.bos_token, tokenizer.eos_token)
         texts = RequestTexts(manifest.routed_text.rule, prompts, tokenizer)
-        decider = Decider(ModelNames(manifest), router, manifest.calibration.threshold)
+        decider = Decider(ModelNames(manifest), router, Policy.of(manifest))
         service = Service(
             bundle,
             decider,

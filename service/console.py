@@ -36,8 +36,10 @@ def say_ready(host: str, port: int, seconds: float) -> None:
 def describe(bundle: Bundle) -> str:
     """Return what is about to be served, in one line."""
     manifest = bundle.manifest
+    names = [expert.name for expert in manifest.experts]
+    experts = f"{len(names)} experts ({', '.join(names)})" if names else "no expert helps, the fallback alone"
     return (
-        f"bundle {bundle.digest}: {len(manifest.experts)} experts ({', '.join(manifest.label_order)}), "
+        f"bundle {bundle.digest}: {experts}, "
         f"LoRA rank {manifest.lora.rank}, base {manifest.base.name} in {manifest.base.dtype}"
     )
 

@@ -9,11 +9,12 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from router.policy import Policy
 from router.threaded import Routed
 from service import headers
 from service.request.names import ModelNames, Target
 
-Reason = Literal["routed", "named", "low_confidence", "router_error"]
+Reason = Literal["routed", "named", "low_confidence", "no_gain", "router_error"]
 LISTED_PROMPTS = 128  # ours: about 3 KB of headers, below what proxies and Node take (4 to 16 KB)
 _log = logging.getLogger(__name__)
 
@@ -26,9 +27,9 @@ class Decision:
     reason: Reason
     confidence: float
     probabilities: tuple[float, ...] = ()
-    """Over the K experts in label order; empty if the router did not run or failed."""
-    choice: Target | None = None
-    """The most probable expert, also where the fallback answers instead."""
+    """Over the router's K labels; empty if it did not run or failed."""
+    choice: str | None = None
+    """The router's most probable label, also where the fallback answers instead."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,11 @@ class TextRouter(Protocol):
 class Decider:
     """Turns names and probabilities into decisions. It never fails a request."""
 
-    def __init__(self, names: ModelNames, router: TextRouter, threshold: float | None) -> None:
-        """`threshold` is the manifest's: below it the fallback answers; None is the paper's argmax."""
+    def __init__(self, names: ModelNames, router: TextRouter, policy: Policy) -> None:
+        """`names` and `policy` are of one bundle, and so is the router."""
         self.names = names
         self._router = router
-        self._threshold = threshold
+        self._policy = policy
 
     def named(self, target: Target, prompts: int = 1) -> Decided:
         """Return the decisions of a request that names its target, one for each of its prompts."""
@@ -104,7 +105,7 @@ class Decider:
 
     def _decided(self, texts: Sequence[str], routed: Routed) -> Decided:
         probabilities = np.asarray(routed.probabilities, dtype=np.float64)  # [n, K]
-        expected = (len(texts), len(self.names.experts))
+        expected = (len(texts), len(self.names.labels))
         if probabilities.shape != expected or not np.isfinite(probabilities).all():
             raise ValueError(f"the router gave {probabilities.shape} for {expected}, or not finite")
         decisions = tuple(self._choose(row) for row in probabilities)
@@ -116,11 +117,10 @@ class Decider:
         return Decided((Decision(self.names.fallback, "router_error", 0.0),) * len(texts), 0.0)
 
     def _choose(self, row: np.ndarray) -> Decision:
-        """Argmax of one row `[K]`; the fallback if it is below the threshold."""
+        """Argmax of one row `[K]`, and whether its expert answers or the fallback."""
         best = int(row.argmax())
         confidence = float(row[best])
-        everything = tuple(float(probability) for probability in row)
-        choice = self.names.experts[best]
-        if self._threshold is not None and confidence < self._threshold:
-            return Decision(self.names.fallback, "low_confidence", confidence, everything, choice)
-        return Decision(choice, "routed", confidence, everything, choice)
+        label, expert = self.names.labels[best]
+        reason = self._policy.verdict(best, confidence)
+        target = expert if reason == "routed" and expert is not None else self.names.fallback
+        return Decision(target, reason, confidence, tuple(float(probability) for probability in row), label)

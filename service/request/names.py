@@ -28,6 +28,9 @@ class ModelNames:
         self.bundle = manifest.digest
         self.base = Target(manifest.base.name, manifest.base.name)
         self.experts = tuple(Target(expert.name, expert.engine_name) for expert in manifest.experts)
+        known = {expert.name: expert for expert in self.experts}
+        self.labels = tuple((name, known.get(name)) for name in manifest.label_order)
+        """What the router's outputs are called, and their experts; a label without one is the fallback's."""
         self.fallback = Target(manifest.fallback.name, manifest.fallback.engine_name)
         self._named = {self.base.name: self.base}
         for expert in self.experts:

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from bundle.manifest import Manifest
 from service.request.names import AUTO
 
 router = APIRouter()
@@ -46,8 +47,13 @@ def _card(request: Request, name: str) -> dict[str, Any]:
 
 @router.get("/v1/experts")
 async def experts(request: Request) -> dict[str, Any]:
-    """Return the experts in label order, with their share of the training rows and what those are about."""
+    """Return the experts in label order, with their share of the training rows and what those are about.
+
+    With a gate, also from which confidence on each answers and what it gains, and the clusters whose experts were
+    left out because they were not shown to help.
+    """
     bundle = request.app.state.service.bundle
+    gated = _gated(bundle.manifest)
     return {
         "object": "list",
         "bundle": bundle.digest,
@@ -59,7 +65,29 @@ async def experts(request: Request) -> dict[str, Any]:
                 "rows": expert.rows,
                 "share": expert.share,
                 "top_terms": list(expert.top_terms),
+                "answers_from": gated[expert.name]["answers_from"] if gated else 0.0,
+                "gain": gated[expert.name]["gain"] if gated else None,
             }
             for expert in bundle.manifest.experts
         ],
+        "left_out": [
+            {"name": name, "rows": label["rows"], "share": label["share"], "gain": label["gain"]}
+            for name, label in gated.items()
+            if label["answers_from"] is None
+        ],
+    }
+
+
+def _gated(manifest: Manifest) -> dict[str, dict[str, Any]]:
+    """Return what the gate says of each label, by name; nothing without a gate."""
+    if manifest.gate is None:
+        return {}
+    return {
+        name: {
+            "rows": label.rows,
+            "share": label.share,
+            "answers_from": label.threshold,
+            "gain": label.gain and label.gain.model_dump(),
+        }
+        for name, label in zip(manifest.label_order, manifest.gate.labels, strict=True)
     }

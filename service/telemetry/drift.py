@@ -18,7 +18,7 @@ class _Window:
     """The choices and confidences of the last texts that a bundle's router decided."""
 
     def __init__(self, manifest: Manifest) -> None:
-        shares = [expert.share for expert in manifest.experts]
+        shares = list(manifest.label_shares.values())
         self._expected_shares = shares if sum(shares) else None  # all 0: nobody counted the rows
         self._expected_confidence = manifest.calibration.confidence
         self._labels = {name: label for label, name in enumerate(manifest.label_order)}
@@ -26,8 +26,8 @@ class _Window:
         self._by_label = [0] * len(shares)
         self._by_bin = [0] * CONFIDENCE_BINS
 
-    def observe(self, expert: str, confidence: float) -> None:
-        label, place = self._labels[expert], min(int(confidence * CONFIDENCE_BINS), CONFIDENCE_BINS - 1)
+    def observe(self, choice: str, confidence: float) -> None:
+        label, place = self._labels[choice], min(int(confidence * CONFIDENCE_BINS), CONFIDENCE_BINS - 1)
         self._texts.append((label, place))
         self._by_label[label] += 1
         self._by_bin[place] += 1
@@ -78,11 +78,11 @@ class Drift:
             self._shares.labels(digest).set_function(window.share_drift)
             self._confidence.labels(digest).set_function(window.confidence_drift)
 
-    def observe(self, bundle: str, expert: str, confidence: float) -> None:
-        """Take note of one text's most probable expert; of a bundle that is no longer served, nothing."""
+    def observe(self, bundle: str, choice: str, confidence: float) -> None:
+        """Take note of one text's most probable label; of a bundle that is no longer served, nothing."""
         window = self._windows.get(bundle)
         if window is not None:
-            window.observe(expert, confidence)
+            window.observe(choice, confidence)
 
 
 def _total_variation(counts: Sequence[int], expected: Sequence[float] | None) -> float:

@@ -29,7 +29,7 @@ _CONFIDENCE_EDGES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # anchor
 UNDECIDED = "none"
 """The label of `expert` and `reason` where a request failed before anything was decided."""
 _ANSWERED_BY = ("memory", "linear", "router")
-_FALLBACK_REASONS = ("low_confidence", "router_error")
+_FALLBACK_REASONS = ("low_confidence", "no_gain", "router_error")
 
 
 class Metrics:
@@ -127,15 +127,20 @@ class Metrics:
         Series of other bundles, and of experts that this one does not have, are removed. An answer that was
         under way at the switch brings its expert's back, so call it again when the last of those is out.
         """
-        shares = {expert.name: expert.share for expert in manifest.experts}
-        answering = {*shares, FALLBACK_NAME, manifest.base.name, UNDECIDED}
+        shares = manifest.label_shares
+        answering = {
+            *(expert.name for expert in manifest.experts),
+            FALLBACK_NAME,
+            manifest.base.name,
+            UNDECIDED,
+        }
         for family in (self.requests, self.request_seconds, self.first_token_seconds, self.tokens):
             _keep_only(family, "expert", answering)
         _keep_only(self.routed_texts, "bundle", {manifest.digest})
         _keep_only(self.training_share, "bundle", {manifest.digest})
-        for expert, share in shares.items():
-            self.routed_texts.labels(manifest.digest, expert)
-            self.training_share.labels(manifest.digest, expert).set(share)
+        for label, share in shares.items():
+            self.routed_texts.labels(manifest.digest, label)
+            self.training_share.labels(manifest.digest, label).set(share)
         self._drift.serve_bundle(manifest)
 
     def watch(self, engine_up: Callable[[], bool], ready: Callable[[], bool]) -> None:
@@ -150,8 +155,8 @@ class Metrics:
             if decision.choice is not None:
                 router_ran = True
                 self.router_confidence.observe(decision.confidence)
-                self.routed_texts.labels(bundle, decision.choice.name).inc()
-                self._drift.observe(bundle, decision.choice.name, decision.confidence)
+                self.routed_texts.labels(bundle, decision.choice).inc()
+                self._drift.observe(bundle, decision.choice, decision.confidence)
             if decision.reason in _FALLBACK_REASONS:
                 self.fallbacks.labels(decision.reason).inc()
         if router_ran:

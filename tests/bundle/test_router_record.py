@@ -67,7 +67,7 @@ def test_a_changed_bundle_from_before_is_still_refused(bundle_folder: Path) -> N
         ),
         (lambda content: content["calibration"].update(confidence=[0.5] * 10), "confidence: shares"),
         (lambda content: content["calibration"].update(confidence=[0.5, 0.5]), "calibration.confidence"),
-        (lambda content: content["calibration"].update(shares=[0.5, 0.5]), "2 shares for 3 experts"),
+        (lambda content: content["calibration"].update(shares=[0.5, 0.5]), "2 shares for 3 labels"),
         (lambda content: content["calibration"].update(target_agreement=1.5), "target_agreement"),
     ],
 )

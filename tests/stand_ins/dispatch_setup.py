@@ -10,6 +10,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from bundle.manifest import Manifest
+from router.policy import Policy
 from router.text import PromptReader
 from router.threaded import Routed
 from service.dispatch.dispatch import Dispatch
@@ -29,8 +30,12 @@ EXPERTS = ("expert-0", "expert-1", "expert-2")
 JSON = [(b"content-type", b"application/json")]
 
 
-def small_manifest(threshold: float | None = None) -> Manifest:
+def small_manifest(
+    threshold: float | None = None, helps_from: Sequence[float | None] | None = None
+) -> Manifest:
+    """With `helps_from`, for each expert, a gate: an expert of None is not in the bundle."""
     expert = {"rows": 1, "share": 0.3}
+    gate = None if helps_from is None else small_gate(helps_from)
     return Manifest.model_validate(
         {
             "created": "2026-01-01T00:00:00+00:00",
@@ -40,7 +45,9 @@ def small_manifest(threshold: float | None = None) -> Manifest:
             "experts": [
                 expert | {"name": name, "folder": f"experts/{name}", "digest": f"{k}" * 64}
                 for k, name in enumerate(EXPERTS)
+                if helps_from is None or helps_from[k] is not None
             ],
+            "gate": gate,
             "fallback": {"kind": "warmup", "digest": "f" * 64},
             "router": {"kind": "semantic", "encoder": "e", "encoder_sha256": "0" * 64, "hidden": 4},
             "routed_text": {"max_tokens": 64},
@@ -50,6 +57,18 @@ def small_manifest(threshold: float | None = None) -> Manifest:
             "files": {},
         }
     )
+
+
+def small_gate(helps_from: Sequence[float | None]) -> dict[str, Any]:
+    gain = {"mean": -0.2, "low": -0.3, "high": -0.1}
+    return {
+        "labels": [
+            {"rows": 1, "share": 0.3, "threshold": least, "measured_rows": 9, "gain": gain if least else None}
+            for least in helps_from
+        ],
+        "measured_rows": 27,
+        "served": gain,
+    }
 
 
 class WordRouter:
@@ -93,14 +112,15 @@ class Setup:
         limit: int = 8,
         tracer: Any = None,
         limits: Limits = LIMITS,
+        helps_from: Sequence[float | None] | None = None,
     ) -> None:
-        manifest = small_manifest(threshold)
+        manifest = small_manifest(threshold, helps_from)
         self.inner = FakeVllm()
         self.router = router or WordRouter()
         self.registry = CollectorRegistry()
         template = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}[end]{% endfor %}"
         texts = RequestTexts("last_user", PromptReader(template, "", ""), Letters())
-        decider = Decider(ModelNames(manifest), self.router, threshold)
+        decider = Decider(ModelNames(manifest), self.router, Policy.of(manifest))
         self.names = decider.names
         self.metrics = Metrics(self.registry)
         self.metrics.serve_bundle(manifest)

@@ -96,6 +96,41 @@ async def test_below_the_threshold_the_fallback_answers() -> None:
         assert setup.count("fallbacks_total", reason="low_confidence") == (reason != "routed")
 
 
+async def test_where_no_expert_was_shown_to_help_the_fallback_answers() -> None:
+    # The router is 0.8 sure: expert-0 helps from there on, expert-1 is not in the bundle, expert-2 needs more.
+    setup = Setup(helps_from=[0.7, None, 0.9])
+    for label, expert, reason in [
+        (0, "expert-0", "routed"),
+        (1, "fallback", "no_gain"),
+        (2, "fallback", "no_gain"),
+    ]:
+        answer = await setup.post("/v1/completions", {"prompt": f"{label} hello"})
+        assert answer.headers[headers.EXPERT] == expert
+        assert answer.headers[headers.REASON] == reason
+        assert answer.headers[headers.CONFIDENCE] == "0.8000"
+    assert setup.count("fallbacks_total", reason="no_gain") == 2
+    digest = setup.names.bundle
+    for label in range(3):  # what the router would choose is counted, whoever answers
+        assert setup.count("routed_texts_total", bundle=digest, expert=f"expert-{label}") == 1
+    assert (await setup.post("/v1/completions", {"model": "expert-1", "prompt": "a"})).status_code == 404
+    assert (await setup.post("/v1/completions", {"model": "expert-2", "prompt": "a"})).headers[
+        headers.REASON
+    ] == "named"
+
+
+async def test_a_router_that_is_not_sure_is_the_first_reason() -> None:
+    setup = Setup(threshold=0.9, helps_from=[0.95, None, 0.5])
+    for label in range(3):
+        answer = await setup.post("/v1/completions", {"prompt": f"{label} hello"})
+        assert answer.headers[headers.REASON] == "low_confidence"
+
+
+async def test_a_bundle_may_hold_no_expert_at_all() -> None:
+    setup = Setup(helps_from=[None, None, None])
+    answer = await setup.post("/v1/completions", {"prompt": "1 hello"})
+    assert (answer.headers[headers.EXPERT], answer.headers[headers.REASON]) == ("fallback", "no_gain")
+
+
 async def test_a_named_expert_needs_no_router() -> None:
     setup = Setup(WordRouter(RuntimeError("must not be asked")))
     for name in ("expert-2", setup.names.experts[2].engine_name):

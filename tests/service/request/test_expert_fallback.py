@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bundle.manifest import FallbackRecord, Manifest
+from router.policy import Policy
 from router.threaded import Routed
 from service.request.decision import Decider
 from service.request.names import ModelNames
@@ -34,12 +35,13 @@ class Given:
 
 
 async def test_the_expert_answers_under_its_own_name_whatever_the_reason() -> None:
-    names = ModelNames(packed_manifest())
+    manifest = packed_manifest()
+    names, policy = ModelNames(manifest), Policy.of(manifest)
     expert = names.experts[2]
-    failed = await Decider(names, Given(None), 0.5).routed(["a"])
+    failed = await Decider(names, Given(None), policy).routed(["a"])
     assert [(d.target, d.reason) for d in failed.decisions] == [(expert, "router_error")]
     unsure, sure = [0.4, 0.3, 0.3], [0.1, 0.1, 0.8]
-    decided = await Decider(names, Given([unsure, sure]), 0.5).routed(["a", "b"])
+    decided = await Decider(names, Given([unsure, sure]), policy).routed(["a", "b"])
     assert [d.reason for d in decided.decisions] == ["low_confidence", "routed"]
     assert decided.by_target == {expert: [0, 1]}  # one request of the engine, not two
     assert ("x-gradientspace-expert", f"{EXPERTS[2]},{EXPERTS[2]}") in decided.headers
