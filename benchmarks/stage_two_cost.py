@@ -45,7 +45,7 @@ def small_shape() -> Shape:
         num_attention_heads=4,
         num_key_value_heads=2,
     )
-    return Shape("small", torch.device("cpu"), 0, lambda: LlamaForCausalLM(config), real_rows=False)
+    return Shape("small", torch.device("cpu"), 0, lambda: LlamaForCausalLM(config))
 
 
 def peaks_by_rows(counts: Sequence[int], tokens: int) -> dict[int, float]:

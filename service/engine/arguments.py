@@ -68,7 +68,7 @@ def engine_args(
             raise UsageError(f"Engine flags: {message}. `gradientspace serve BUNDLE -- --help` lists them")
 
     parser = make_arg_parser(Parser(prog="gradientspace serve BUNDLE --"))
-    parser.set_defaults(use_tqdm_on_load=False)
+    parser.set_defaults(use_tqdm_on_load=False, tool_strict_level=None)
     if current_platform.is_cpu():
         parser.set_defaults(enforce_eager=True, kv_cache_memory_bytes=_kv_cache_bytes())
         parser.set_defaults(worker_extension_cls=f"{__package__}.lora_on_cpu.LoraOnCpu")
@@ -78,13 +78,13 @@ def engine_args(
     _refuse_blind(args)
     for name in reserved:
         setattr(args, name, parser.get_default(name))
-    args.given_tool_call_parser = args.tool_call_parser
+    args.given_tool_call_parser, args.given_tool_strict_level = args.tool_call_parser, args.tool_strict_level
     if args.enable_auto_tool_choice and not _calls_known(bundle, args.given_tool_call_parser):
         raise UsageError(
             "Engine flag --enable-auto-tool-choice needs --tool-call-parser with it: the bundle's chat template does "
             "not say how its model writes a call"
         )
-    vars(args).update(_from_manifest(bundle, base) | _tool_calls(bundle, args.given_tool_call_parser))
+    vars(args).update(_from_manifest(bundle, base) | _tool_calls(bundle, args))
     if max_answer_tokens is not None:
         args.override_generation_config = {"max_new_tokens": max_answer_tokens}
     try:
@@ -157,7 +157,7 @@ def args_for(bundle: Bundle, running: Namespace) -> Namespace:
             f"The new bundle adapts {', '.join(sorted(modules))}, and the engine was started for adapters of "
             f"{', '.join(running.lora_target_modules)}. Restart the service to serve it"
         )
-    of_bundle = _of_bundle(bundle) | _tool_calls(bundle, running.given_tool_call_parser)
+    of_bundle = _of_bundle(bundle) | _tool_calls(bundle, running)
     return Namespace(**vars(running) | of_bundle)
 
 
@@ -200,9 +200,11 @@ def _calls_known(bundle: Bundle, given: str | None) -> bool:
     return tool_parser(bundle.chat_template.read_text(encoding="utf-8"), given)[1]
 
 
-def _tool_calls(bundle: Bundle, given: str | None) -> dict[str, Any]:
-    parser, _ = tool_parser(bundle.chat_template.read_text(encoding="utf-8"), given)
-    return {"tool_call_parser": parser, "enable_auto_tool_choice": True}
+def _tool_calls(bundle: Bundle, args: Namespace) -> dict[str, Any]:
+    parser, known = tool_parser(bundle.chat_template.read_text(encoding="utf-8"), args.given_tool_call_parser)
+    # A model that was never shown a tool can't be left alone with the arguments of a call that it has to make.
+    strict = args.given_tool_strict_level or ("auto" if known else "parameter")
+    return {"tool_call_parser": parser, "tool_strict_level": strict, "enable_auto_tool_choice": True}
 
 
 def _chat_template(bundle: Bundle) -> str:

@@ -74,7 +74,11 @@ def test_a_bundle_that_does_not_fit_the_running_engine(bundle: Bundle) -> None:
 
     def running(max_loras: int = adapters, rank: int = 64, of: list[str] = modules) -> Namespace:
         return Namespace(
-            max_loras=max_loras, max_lora_rank=rank, lora_target_modules=of, given_tool_call_parser=None
+            max_loras=max_loras,
+            max_lora_rank=rank,
+            lora_target_modules=of,
+            given_tool_call_parser=None,
+            given_tool_strict_level=None,
         )
 
     fitting = running()
