@@ -38,6 +38,20 @@ def schemas_of(body: Mapping[str, Any]) -> Iterator[Any]:
             inner = holder.get("json_schema")
             yield inner.get("schema") if isinstance(inner, dict) else holder.get("schema")
     yield _of(body, "structured_outputs", "json")
+    yield from _of_tools(body)
+
+
+def _of_tools(body: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield what the arguments of a call have to follow: of all tools if one has to be called, else of the strict."""
+    tools, choice = body.get("tools"), body.get("tool_choice")
+    kind = choice.get("type") if isinstance(choice, dict) else choice
+    if kind == "none":
+        return
+    for tool in tools if isinstance(tools, list) else []:
+        inner = _of({"tool": tool}, "tool", "function")
+        named = inner if isinstance(inner, dict) else tool
+        if isinstance(named, dict) and (kind not in (None, "auto") or named.get("strict")):
+            yield named.get("parameters", named.get("input_schema"))
 
 
 async def compile_schemas(body: Mapping[str, Any]) -> None:
@@ -64,7 +78,7 @@ def remember_schemas() -> None:
     """Have whoever compiles a schema in this process find what was compiled before."""
     import xgrammar
 
-    _compiler()  # before it is replaced
+    _compiler(), _tag_compiler()  # before they are replaced
 
     def remembered(schema: Any, *others: Any, **settings: Any) -> Any:
         text = _text(schema)
@@ -75,8 +89,19 @@ def remember_schemas() -> None:
             raise found
         return found
 
+    def remembered_tag(tag: Any, *others: Any, **settings: Any) -> Any:
+        schemas = list(_in_tag(json.loads(tag))) if isinstance(tag, str) and not others else []
+        found = [_remembered_of(text) for text in schemas]
+        for one in found:
+            if isinstance(one, Exception):
+                raise one
+        if found and None not in found:
+            return None  # vLLM only asks whether it can be compiled; the engine does so itself
+        return _tag_compiler()(tag, *others, **settings)
+
     patched: Any = xgrammar.Grammar
     patched.from_json_schema = staticmethod(remembered)
+    patched.from_structural_tag = staticmethod(remembered_tag)
 
 
 @cache
@@ -84,6 +109,27 @@ def _compiler() -> Any:
     import xgrammar
 
     return xgrammar.Grammar.from_json_schema
+
+
+@cache
+def _tag_compiler() -> Any:
+    import xgrammar
+
+    return xgrammar.Grammar.from_structural_tag
+
+
+def _in_tag(tag: Any) -> Iterator[str]:
+    """Yield the schemas of a structural tag: the form of a call, with its arguments' schema in an envelope."""
+    waiting = [tag]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            if part.get("type") == "json_schema" and (text := _text(part.get("json_schema"))):
+                yield text
+            else:
+                waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
 
 
 def _text(schema: Any) -> str | None:
