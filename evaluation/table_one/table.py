@@ -37,9 +37,14 @@ def table_one(found: Comparison, resamples: int) -> dict[str, Any]:
         for key in keys:
             cells.setdefault(key, {})["failed"] = {str(seed): why for seed, why in by_seed.items()}
     _mark_floors(found, cells)
+    against = _differences(found, resamples)
     return {
         "table1": cells,
-        "against": {"method": REFERENCE, "loss": _differences(found, resamples)},
+        "differences": {
+            name: {"loss_less_one_lora": [each["mean"][part] for part in ("mean", "low", "high")]}
+            for name, each in against.items()
+        },
+        "against": {"method": REFERENCE, "loss": against},
         "row_visits": _of_runs(found, lambda outcome: outcome.row_visits),
         "learning_rates": _of_runs(found, lambda outcome: outcome.learning_rate),
         "router_agreement": _of_runs(found, lambda outcome: outcome.agreement),

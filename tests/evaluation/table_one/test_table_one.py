@@ -93,6 +93,14 @@ def test_failures_stand_in_the_table(found: Comparison) -> None:
 
 def test_differences_are_of_the_seeds_that_both_have(found: Comparison) -> None:
     del found.outcomes["zero-shot"][1]
-    against = table_one(found, 100)["against"]
+    table = table_one(found, 100)
+    against = table["against"]
+    drawn = against["loss"]["zero-shot"]["mean"]
+    assert table["differences"]["zero-shot"]["loss_less_one_lora"] == [
+        drawn["mean"],
+        drawn["low"],
+        drawn["high"],
+    ]
+    assert "one-lora" not in table["differences"]
     assert against["method"] == "one-lora"
     assert against["loss"]["zero-shot"]["mean"]["mean"] == pytest.approx(1.0)
