@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from training.clusters.results import Assigned, Calibrated, Checked, ClusterStart, OrdersCompared
+from training.clusters.results import (
+    Assigned,
+    Calibrated,
+    Checked,
+    ClusterStart,
+    EncodedPrompts,
+    OrdersCompared,
+)
 from training.errors import TrainingError
 from training.gradients.supply import GradientSupply
 from training.memory.plan import Plan
 from training.memory.planning import plan_clusters
 from training.progress import Narrator
+from training.recipe import ClustersSection
 from training.router.held_out import LabelledHeldOut, label_held_out
 from training.router.making import RouterStage
 from training.router.prompt_gradients import PromptGradients
@@ -22,9 +31,10 @@ from training.stage_two import (
     assign_rows,
     calibrate_centroids,
     check_gradients,
-    compare_orders,
+    encode_prompts,
     start_clusters,
 )
+from training.stage_two_orders import compare_orders
 from training.stages.inputs import Inputs, read_inputs
 from training.stages.outcome import TrainedAdapter
 from training.stages.record import recorded_recipe
@@ -44,6 +54,17 @@ class Run:
         self.store = store
         self._given_warmup = warmup
         self._open = ExitStack()
+
+    def with_clusters(self, clusters: ClustersSection, name: str) -> Run:
+        """Return a run on the same rows, warm-up, gradients and prompts, whose clusters are made by another recipe.
+
+        Its stages stand in a folder `name` beside this run's. Whatever is shared is made, and closed, by this run.
+        """
+        recipe = self.inputs.recipe.model_copy(update={"clusters": clusters})
+        store = StageStore(self.store.folder.parent / name, self.store.narrator, self.store.world)
+        other = Run(replace(self.inputs, recipe=recipe), store, self.warmup)
+        other.checked, other.supply, other.prompts = self.checked, self.supply, self.prompts
+        return other
 
     def __enter__(self) -> Self:
         return self
@@ -85,14 +106,19 @@ class Run:
             self.supply.remove()
 
     @cached_property
+    def prompts(self) -> EncodedPrompts:
+        """What the router's encoder makes of every prompt."""
+        return encode_prompts(self.inputs, self.store)
+
+    @cached_property
     def start(self) -> ClusterStart:
         """K and the first centroids."""
-        return start_clusters(self.inputs, self.store, self.checked, self.supply, self.plan)
+        return start_clusters(self.inputs, self.store, self.prompts, self.checked, self.supply, self.plan)
 
     @cached_property
     def centroids(self) -> Calibrated:
         """The calibrated centroids."""
-        return calibrate_centroids(self.inputs, self.store, self.start, self.supply, self.plan)
+        return calibrate_centroids(self.inputs, self.store, self.prompts, self.start, self.supply, self.plan)
 
     @cached_property
     def assigned(self) -> Assigned:
@@ -102,7 +128,7 @@ class Run:
             TrainingError: the rows are others than those that were assigned (only where the run is read back).
 
         """
-        assigned = assign_rows(self.inputs, self.store, self.centroids, self.supply)
+        assigned = assign_rows(self.inputs, self.store, self.prompts, self.centroids, self.supply)
         then, now = len(assigned.assignment.labels), len(self.inputs.rows)
         if then != now:
             raise TrainingError(
@@ -114,12 +140,16 @@ class Run:
     @cached_property
     def orders(self) -> OrdersCompared:
         """Whether the order of the rows decides the partition."""
-        return compare_orders(self.inputs, self.store, (self.start, self.centroids), self.supply, self.plan)
+        return compare_orders(
+            self.inputs, self.store, self.prompts, (self.start, self.centroids), self.supply, self.plan
+        )
 
     @cached_property
     def held_out(self) -> LabelledHeldOut:
         """The held-out rows with their clusters."""
-        return label_held_out(self.inputs, self.store, self.warmup, self.centroids, self.assigned)
+        return label_held_out(
+            self.inputs, self.store, self.warmup, self.prompts, self.centroids, self.assigned
+        )
 
     @cached_property
     def shared(self) -> TrainedAdapter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,37 +11,35 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.functional import normalize
 
 from training.clusters.assignment import assign, compare_rows
-from training.clusters.centroids import Movement, calibrate
+from training.clusters.centroids import Movement, Readable, calibrate
 from training.clusters.count import choose_clusters
 from training.clusters.facts import cluster_facts, write_assignments
 from training.clusters.gram import FactorShares, ProbeGradients
+from training.clusters.readable import UNKNOWN, Prompts, in_folds
 from training.clusters.results import (
     ASSIGNMENTS,
     Assigned,
     Calibrated,
     Checked,
     ClusterStart,
-    OrdersCompared,
+    Drawn,
+    EncodedPrompts,
     write_centroids,
+    write_drawn,
+    write_prompts,
     write_start,
 )
-from training.clusters.row_orders import InCoordinates, shuffle_agreement
 from training.diagnosis.diagnosis import diagnose, require_healthy
 from training.gradients.source import make_unit_
 from training.gradients.supply import GradientSupply, row_gradients
 from training.memory.plan import Plan
-from training.stages.checkpoint import Checkpoint
 from training.stages.inputs import Inputs
 from training.stages.outcome import TrainedAdapter
-from training.stages.processes import World
 from training.stages.store import Stage, StageStore
 
 _CHECKED = 4  # rows whose gradients are checked before all others
-_ORDERS = 3  # of the rows, whose partitions are compared
 
 # What only calibration depends on, and what can change nothing that is computed.
 _OF_CALIBRATION = {"batch_rows", "cache_batches", "beta", "max_epochs", "max_drift", "max_churn"}
@@ -72,8 +70,39 @@ def check_gradients(inputs: Inputs, store: StageStore, warmup: TrainedAdapter) -
     return Checked.read(store.deal_out([(stage, work)])[0])
 
 
+def encode_prompts(inputs: Inputs, store: StageStore) -> EncodedPrompts:
+    """Encode every prompt as the router will; Stage II asks what can be told from it, and the router learns from it."""
+    texts = [row.routed_text for row in (*inputs.rows, *inputs.held_out)]
+    depends_on = {
+        "inputs": inputs.digest,
+        "held_out": inputs.held_out_digest,
+        "encoder": inputs.encoder.sha256,
+        "max_tokens": inputs.recipe.router.max_tokens,
+    }
+    stage = Stage("prompts", f"Prompts, as {inputs.encoder.name} reads them", depends_on)
+
+    def work(folder: Path) -> dict[str, Any]:
+        with store.narrator.bar("encoding prompts", len(texts), "rows") as advance:
+            embeddings = inputs.encoder.embed(texts, inputs.recipe.router.max_tokens, advance)  # [N + n, H]
+        write_prompts(folder, embeddings)
+        return {"rows": len(texts)}
+
+    return EncodedPrompts.read(store.deal_out([(stage, work)])[0])
+
+
+def prompts_of(inputs: Inputs, encoded: EncodedPrompts, rows: Sequence[int]) -> Prompts:
+    """Return the prompts of these rows of the run, in folds by the recipe's seed."""
+    texts = [row.routed_text for row in inputs.pick(rows)]
+    return in_folds(encoded.embeddings, rows, texts, inputs.recipe.seed)
+
+
 def start_clusters(
-    inputs: Inputs, store: StageStore, checked: Checked, supply: GradientSupply, plan: Plan
+    inputs: Inputs,
+    store: StageStore,
+    encoded: EncodedPrompts,
+    checked: Checked,
+    supply: GradientSupply,
+    plan: Plan,
 ) -> ClusterStart:
     """Choose K on the probe and lift its centroids to R^d (section 5.3.1)."""
     section = inputs.recipe.clusters
@@ -84,8 +113,7 @@ def start_clusters(
         {
             "warmup": supply.warmup.digest,
             "clusters": choices,
-            "encoder": inputs.encoder.sha256,
-            "router_tokens": inputs.recipe.router.max_tokens,
+            "prompts": encoded.digest,
         },
     )
 
@@ -95,7 +123,8 @@ def start_clusters(
         checkpoint = store.checkpoint(stage, section.checkpoint_seconds)
         with store.narrator.bar("probe gradients", probe.computed_rows, "rows") as advance:
             gram = probe.gram(checkpoint, advance)  # [n, n]
-            start = choose_clusters(gram, section, inputs.recipe.seed, _probe_embeddings(inputs))
+            prompts = prompts_of(inputs, encoded, inputs.split.probe)
+            start = choose_clusters(gram, section, inputs.recipe.seed, prompts)
             centroids = probe.weighted_sums(start.weights, shares, advance)  # [K, d]
         make_unit_(centroids)
         write_start(folder, centroids, gram, torch.tensor(start.probe_labels))
@@ -108,16 +137,13 @@ def start_clusters(
     return ClusterStart.read(store.run(stage, work, before=supply.open))
 
 
-def _probe_embeddings(inputs: Inputs) -> NDArray[np.float32] | None:
-    # What the number of clusters is judged by; a number that is given needs no judging.
-    if inputs.recipe.clusters.k is not None:
-        return None
-    texts = [row.routed_text for row in inputs.pick(inputs.split.probe)]
-    return inputs.encoder.embed(texts, inputs.recipe.router.max_tokens)
-
-
 def calibrate_centroids(
-    inputs: Inputs, store: StageStore, start: ClusterStart, supply: GradientSupply, plan: Plan
+    inputs: Inputs,
+    store: StageStore,
+    encoded: EncodedPrompts,
+    start: ClusterStart,
+    supply: GradientSupply,
+    plan: Plan,
 ) -> Calibrated:
     """Refine the centroids over all training rows (section 5.3.2)."""
     section = inputs.recipe.clusters
@@ -126,6 +152,7 @@ def calibrate_centroids(
 
     def work(folder: Path) -> dict[str, Any]:
         rows = inputs.split.train
+        readable = readable_of(inputs, encoded, start)
         with store.narrator.bar("rows", len(rows) * section.max_epochs, "rows at most") as advance:
             done = calibrate(
                 supply.source,
@@ -136,21 +163,47 @@ def calibrate_centroids(
                 inputs.recipe.seed,
                 store.checkpoint(stage, section.checkpoint_seconds),
                 advance,
+                readable,
             )
         write_centroids(folder, done.centroids)
+        if readable is not None and store.world.is_first:
+            k = len(done.centroids)
+            head = readable.prompts.head(done.labels, k)
+            write_drawn(folder, Drawn(readable.drawn(done.labels, k), head, readable.weight))
         if not done.converged:
             store.narrator.warn(
                 f"the centroids still move after {section.max_epochs} epochs (clusters.max_epochs)"
             )
         epochs = [asdict(epoch) for epoch in done.epochs]
         limits = {"drift": section.max_drift, "churn": section.max_churn}
-        return {"epochs": epochs, "converged": done.converged, "cache": plan.cache, "limits": limits}
+        return {"epochs": epochs, "converged": done.converged, "cache": plan.cache, "limits": limits} | {
+            "readable": section.readable
+        }
 
     return Calibrated.read(store.run(stage, work, before=supply.open))
 
 
-def assign_rows(inputs: Inputs, store: StageStore, centroids: Calibrated, supply: GradientSupply) -> Assigned:
-    """Assign every row, validation rows too, to its nearest centroid (equation 9)."""
+def readable_of(inputs: Inputs, encoded: EncodedPrompts, start: ClusterStart) -> Readable | None:
+    """What draws the training rows to readable clusters, if the recipe wants any."""
+    weight, rows = inputs.recipe.clusters.readable, inputs.split.train
+    if not weight:
+        return None
+    known = np.full(len(inputs.rows), UNKNOWN)
+    known[list(inputs.split.probe)] = start.probe_labels().numpy()
+    return Readable(weight, prompts_of(inputs, encoded, rows), known[list(rows)])
+
+
+def assign_rows(
+    inputs: Inputs,
+    store: StageStore,
+    encoded: EncodedPrompts,
+    centroids: Calibrated,
+    supply: GradientSupply,
+) -> Assigned:
+    """Assign every row, validation rows too, to its nearest centroid (equation 9), as far as prompts tell it.
+
+    Of a training row that is said by heads that have not seen it, of the others by one on all training rows.
+    """
     section = inputs.recipe.clusters
     counted = np.zeros(len(inputs.rows), dtype=bool)
     counted[list(inputs.split.train)] = True
@@ -170,7 +223,7 @@ def assign_rows(inputs: Inputs, store: StageStore, centroids: Calibrated, supply
                 store.checkpoint(stage, section.checkpoint_seconds),
                 advance,
             )
-        done = assign(compared, counted, section.min_rows)
+        done = assign(compared, counted, section.min_rows, _drawn(inputs, encoded, centroids))
         write_assignments(folder / ASSIGNMENTS, inputs.rows, inputs.split, done)
         facts = cluster_facts(inputs.rows, inputs.split, done)
         for warning in done.warnings:
@@ -185,65 +238,12 @@ def assign_rows(inputs: Inputs, store: StageStore, centroids: Calibrated, supply
     return Assigned.read(store.run(stage, work, before=supply.open))
 
 
-def compare_orders(
-    inputs: Inputs,
-    store: StageStore,
-    ends: tuple[ClusterStart, Calibrated],
-    supply: GradientSupply,
-    plan: Plan,
-) -> OrdersCompared:
-    """Calibrate in two other orders of the rows and say how far the partitions agree.
-
-    On the probe, whose Gram matrix is known, so that it costs next to nothing; on all training rows if the recipe asks
-    for it, which is two calibrations more. `ends`: where the run's own centroids started and where they came to rest.
-    """
-    start, centroids = ends
-    section = inputs.recipe.clusters
-    on_all = section.orders == "all"
-    depends_on = {
-        "start": start.digest,
-        "centroids": centroids.digest,
-        "orders": _ORDERS,
-        "on_all": on_all,
-    }
-    stage = Stage("orders", "Stage II: does the order of the rows matter?", depends_on)
-
-    def calibrated(order: int, source: Any, rows: Any, first: Tensor, checkpoint: Checkpoint) -> Tensor:
-        movement, seed = Movement(plan.cache, plan.look_ahead_batches), inputs.recipe.seed + order
-        most = len(rows) * section.max_epochs
-        with store.narrator.bar(f"order {order + 1}, calibration", most, "rows at most") as bar:
-            return calibrate(source, rows, first, section, movement, seed, checkpoint, bar).centroids
-
-    def of_all(order: int) -> NDArray[np.int64]:
-        seconds = section.checkpoint_seconds
-        done = store.checkpoint(stage, seconds, f"partition-{order}")
-        saved = done.load()
-        if saved is None:
-            first, final = (each.centroids().to(supply.source.device) for each in ends)
-            if order > 0:
-                place = store.checkpoint(stage, seconds, f"order-{order}")
-                final = calibrated(order, supply.source, inputs.split.train, first, place)
-            place = store.checkpoint(stage, seconds, f"comparison-{order}")
-            with store.narrator.bar(f"order {order + 1}, rows", len(inputs.rows), "rows") as advance:
-                compared = compare_rows(supply.source, inputs.lengths, final, place, advance)
-            labels = compared.cosines[list(inputs.split.train)].argmax(1)
-            done.save({}, {"labels": torch.from_numpy(labels)})
-            return labels
-        return saved.tensors["labels"].numpy()
-
-    def of_probe(order: int) -> NDArray[np.int64]:
-        source, labels = InCoordinates(start.gram()), start.probe_labels().numpy()
-        means = np.stack(
-            [source.vectors.numpy()[labels == label].mean(0) for label in range(labels.max() + 1)]
-        )
-        first = normalize(torch.from_numpy(means), dim=1)
-        alone = Checkpoint(store.folder / ".orders.checkpoint", stage.digest, math.inf, World())
-        final = calibrated(order, source, range(len(labels)), first, alone)
-        return (source.vectors @ final.T).argmax(1).numpy()
-
-    def work(folder: Path) -> dict[str, Any]:
-        if on_all:
-            return shuffle_agreement(of_all, _ORDERS, "all training rows")
-        return shuffle_agreement(of_probe, _ORDERS, "the probe")
-
-    return OrdersCompared.read(store.run(stage, work, before=supply.open if on_all else None))
+def _drawn(inputs: Inputs, encoded: EncodedPrompts, centroids: Calibrated) -> NDArray[np.float32] | None:
+    """What is added to the cosines of all rows [N, K] with the final centroids."""
+    if centroids.drawn is None:
+        return None
+    others = np.setdiff1d(np.arange(len(inputs.rows)), inputs.split.train)
+    drawn = np.empty((len(inputs.rows), centroids.drawn.train.shape[1]), dtype=np.float32)
+    drawn[list(inputs.split.train)] = centroids.drawn.train
+    drawn[others] = centroids.drawn.of(encoded.embeddings[others])
+    return drawn

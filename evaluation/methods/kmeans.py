@@ -6,7 +6,7 @@ from sklearn.cluster import KMeans
 
 from evaluation.methods.protocol import Method, Tuning
 from evaluation.seed.experts import train_partition
-from evaluation.seed.partition import Fitted, one_expert_each
+from evaluation.seed.partition import Fitted, Partition, one_expert_each
 from evaluation.seed.seed_run import SeedRun
 
 
@@ -19,8 +19,12 @@ class KMeansOnEmbeddings(Method):
 
     def fit(self, run: SeedRun, learning_rate: float) -> Fitted:
         """As `Method.fit`."""
-        k = run.clusters.k
-        found = KMeans(k, n_init=run.inputs.recipe.clusters.n_init, random_state=run.seed)
-        found.fit(run.embeddings[run.train])
-        partition = run.routed(self.name, found.predict(run.embeddings).astype("int64"), k)
+        partition = text_clusters(run, self.name, run.clusters.k)
         return one_expert_each(partition, train_partition(run, partition, run.schedule(learning_rate)))
+
+
+def text_clusters(run: SeedRun, name: str, k: int) -> Partition:
+    """Cluster the training rows' prompts and give every row the nearest centroid."""
+    found = KMeans(k, n_init=run.inputs.recipe.clusters.n_init, random_state=run.seed)
+    found.fit(run.embeddings[run.train])
+    return run.routed(name, found.predict(run.embeddings).astype("int64"), k)

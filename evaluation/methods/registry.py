@@ -10,7 +10,8 @@ from evaluation.methods.merging import Merging
 from evaluation.methods.one_lora import OneLora
 from evaluation.methods.protocol import Method
 from evaluation.methods.random_clusters import RandomClusters
-from evaluation.methods.share_then_split import ShareThenSplit
+from evaluation.methods.readable import Readable
+from evaluation.methods.share_then_split import ShareThenKMeans, ShareThenSplit
 from evaluation.methods.zero_shot import ZeroShot
 from training.errors import RecipeError
 
@@ -25,6 +26,8 @@ METHODS: tuple[Method, ...] = (
     Elrea(),
     GradientSpace(),
     *(ShareThenSplit(percent) for percent in (25, 50, 75)),
+    ShareThenKMeans(75),
+    Readable(),
 )
 
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from evaluation.seed.partition import Partition
-from training.clusters.assignment import ComparedRows, assign, compare_rows
-from training.clusters.results import Assigned, Calibrated
+from training.clusters.assignment import compare_rows, place
+from training.clusters.results import Assigned
 from training.gradients.source import Recomputed
 from training.gradients.supply import GradientSupply, row_gradients
 from training.models.finetune import Schedule
@@ -93,8 +93,17 @@ class SeedRun:
 
     @cached_property
     def clusters(self) -> LabelledClusters:
-        """Stage II on the training rows; every other row gets the cluster that its gradient, response seen, is in."""
-        return self._labelled(self.run.centroids, self.run.assigned)
+        """Stage II as the paper has it; a test row gets the cluster that its gradient, response seen, is in."""
+        section = self.inputs.recipe.clusters
+        if not section.readable and section.rule == "paper":
+            return self._labelled(self.run)
+        paper = section.model_copy(update={"readable": 0.0, "rule": "paper"})
+        return self._labelled(self.run.with_clusters(paper, "paper"))
+
+    @cached_property
+    def readable_clusters(self) -> LabelledClusters:
+        """Stage II as the recipe has it, to its `clusters.readable`; test rows as in `clusters`, and by prompt."""
+        return self._labelled(self.run)
 
     @property
     def supply(self) -> GradientSupply:
@@ -109,7 +118,7 @@ class SeedRun:
     def embeddings(self) -> NDArray[np.float32]:
         """The router's encoding of every row's routed text [N + T, H]."""
         section, encoder = self.inputs.recipe.router, self.inputs.encoder
-        texts = [row.routed_text for row in self.rows]
+        texts = [row.routed_text for row in self.pick(self.test)]
 
         def work(folder: Path) -> dict[str, Any]:
             with self.store.narrator.bar("encoding prompts", len(texts), "rows") as advance:
@@ -118,45 +127,42 @@ class SeedRun:
             return {"hidden": encoder.hidden}
 
         depends_on = {"texts": _digest(texts), "encoder": encoder.sha256, "max_tokens": section.max_tokens}
-        done = self.store.run(Stage("embeddings", "Prompts, as the router reads them", depends_on), work)
-        return load_file(done.folder / "embeddings.safetensors")["embeddings"]
+        done = self.store.run(Stage("embeddings", "Test prompts, as the router reads them", depends_on), work)
+        of_test = load_file(done.folder / "embeddings.safetensors")["embeddings"]
+        return np.concatenate([self.run.prompts.embeddings[: len(self.inputs.rows)], of_test])
 
     def routed(self, name: str, labels: NDArray[np.int64], k: int) -> Partition:
         """Learn labels [N + T] of the training rows from their prompts, and route every row (section 5.4.2)."""
         head = fit_head(self.embeddings[self.train], labels[self.train], k, self.seed)
         return Partition(name, labels, head.logits(self.embeddings).argmax(1), k)
 
-    def _labelled(self, centroids: Calibrated, assigned: Assigned) -> LabelledClusters:
-        inputs, store = self.inputs, self.store
+    def _labelled(self, run: Run) -> LabelledClusters:
+        centroids, assigned, store = run.centroids, run.assigned, run.store
         test = self.pick(self.test)
-        lengths = [len(row.input_ids) for row in test]
 
         def work(folder: Path) -> dict[str, Any]:
-            self.supply.open()
-            points = centroids.centroids().to(self.supply.source.device)
-            alone = store.checkpoint(stage, inputs.recipe.clusters.checkpoint_seconds)
-            both = []
-            with store.narrator.bar("rows", len(self.rows), "rows") as advance:
-                both.append(compare_rows(self.supply.source, inputs.lengths, points, alone, advance))
-                with row_gradients(inputs, self.warmup) as gradients:
-                    source = Recomputed(gradients, test, store.world)
-                    part = store.checkpoint(stage, inputs.recipe.clusters.checkpoint_seconds, "test")
-                    both.append(compare_rows(source, lengths, points, part, advance))
-            # Merging and numbering look at the training rows alone: these are the labels that Stage II gave.
-            counted = np.zeros(len(self.rows), dtype=bool)
-            counted[self.train] = True
-            joined = ComparedRows(*(np.concatenate(pair) for pair in zip(*map(_columns, both), strict=True)))
-            done = assign(joined, counted, inputs.recipe.clusters.min_rows)
-            return {"labels": done.labels.tolist(), "k": done.k}
+            with (
+                row_gradients(self.inputs, self.warmup) as gradients,
+                store.narrator.bar("rows", len(test), "rows") as advance,
+            ):
+                compared = compare_rows(
+                    Recomputed(gradients, test, store.world),
+                    [len(row.input_ids) for row in test],
+                    centroids.centroids()[assigned.centroid_of_label].to(
+                        gradients.device
+                    ),  # [K, d], by label
+                    store.checkpoint(stage, self.inputs.recipe.clusters.checkpoint_seconds),
+                    advance,
+                )
+            added = None
+            if centroids.drawn is not None:
+                added = centroids.drawn.of(self.embeddings[self.test])[:, assigned.centroid_of_label]
+            return {"labels": place(compared.cosines, added).labels.tolist()}
 
         depends_on = {"assigned": assigned.digest, "test": self.test_digest}
         stage = Stage("oracle", "Test rows: the cluster of each one's gradient, response seen", depends_on)
-        found = store.run(stage, work).facts
-        return LabelledClusters(assigned, np.asarray(found["labels"]), int(found["k"]))
-
-
-def _columns(compared: ComparedRows) -> tuple[NDArray[np.float64], ...]:
-    return compared.cosines, compared.norm, compared.share_b
+        of_test = np.asarray(store.run(stage, work).facts["labels"], dtype=np.int64)
+        return LabelledClusters(assigned, np.concatenate([assigned.assignment.labels, of_test]), assigned.k)
 
 
 def _digest(value: Any) -> str:

@@ -7,6 +7,7 @@ a cache is a list of row numbers.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,8 @@ from training.recipe import ClustersSection
 
 Matrix = NDArray[np.float64]
 Labels = NDArray[np.int64]
+
+Chances = Callable[[Labels, int], NDArray[np.floating]]
 
 SEED = 3
 
@@ -33,6 +36,7 @@ class Partition:
     converged: bool
     labels: Labels  # [N], largest cluster first
     cosines: Matrix  # [N, K], columns in that order
+    scores: Matrix  # [N, K], what decides
     order: list[int]
 
 
@@ -89,9 +93,20 @@ def start_by_the_papers_rule(gram: Matrix, section: ClustersSection) -> Matrix:
 
 
 def oracle(
-    gram: Matrix, train: list[int], probe: list[int], weights: Matrix, section: ClustersSection, cache: str
+    gram: Matrix,
+    train: list[int],
+    probe: list[int],
+    weights: Matrix,
+    section: ClustersSection,
+    cache: str,
+    chances: Chances | None = None,
+    probe_labels: tuple[int, ...] = (),
 ) -> Partition:
-    """Calibrate and assign (sections 5.3.2 and 5.3.3) from cosines [N, N]; `weights` [n, K] are over the probe."""
+    """Calibrate and assign (sections 5.3.2 and 5.3.3) from cosines [N, N]; `weights` [n, K] are over the probe.
+
+    `chances` gives log p(k | prompt) [N, K] for labels [N], -1 where there is none: before the first epoch of all rows
+    but the probe, which has `probe_labels`, later of all rows that are not calibrated.
+    """
     n, k = len(gram), weights.shape[1]
     start = np.zeros((n, k))
     start[probe] = weights
@@ -99,15 +114,20 @@ def oracle(
     w = start.copy()
     held = (Fifo if cache == "exact" else Ring)(k, section)
     labels = np.full(n, -1)
+    known = labels.copy()
+    known[probe] = probe_labels or 0
     epochs: list[tuple[float, float, list[int]]] = []
     shuffles = np.random.default_rng(SEED)
     converged = False
     while len(epochs) < section.max_epochs and not converged:
         w_before, labels_before = w.copy(), labels.copy()
+        drawn = section.readable * chances(known, k) if chances else np.zeros((n, k))
         order = [train[place] for place in shuffles.permutation(len(train))]
         for first in range(0, len(order), section.batch_rows):
             batch = order[first : first + section.batch_rows]
-            products = gram[batch] @ w  # c has length one: these are cosines
+            products = (
+                gram[batch] @ w + drawn[batch]
+            )  # c has length one: these are cosines, and what is added
             for row, cosines in zip(batch, products, strict=True):
                 labels[row] = int(cosines.argmax())
                 held.insert(labels[row], row)
@@ -118,10 +138,12 @@ def oracle(
                 w[:, label] /= np.sqrt(w[:, label] @ gram @ w[:, label])
         drift = max(1 - w[:, label] @ gram @ w_before[:, label] for label in range(k))
         churn = float(np.mean([labels[row] != labels_before[row] for row in train]))
+        known = labels.copy()
         epochs.append((drift, churn, np.bincount(labels[train], minlength=k).tolist()))
         converged = drift < section.max_drift and churn < section.max_churn
     cosines = gram @ w / np.sqrt(np.einsum("nk,nm,mk->k", w, gram, w))
-    sizes = np.bincount(cosines[train].argmax(1), minlength=k)
+    scores = cosines + (section.readable * chances(known, k) if chances else 0)
+    sizes = np.bincount(scores[train].argmax(1), minlength=k)
     by_size = sorted(range(k), key=lambda label: (-sizes[label], label))
-    cosines = cosines[:, by_size]
-    return Partition(k, start, w, epochs, converged, cosines.argmax(1), cosines, by_size)
+    scores, cosines = scores[:, by_size], cosines[:, by_size]
+    return Partition(k, start, w, epochs, converged, scores.argmax(1), cosines, scores, by_size)

@@ -22,13 +22,13 @@ from training.errors import TrainingError
 def _watch(log: Path, lost_after: float) -> None:
     step, taken = Centroids.step, [0]
 
-    def watched(self: Centroids, unit: Any, places: Sequence[int], batch_rows: int) -> Any:
+    def watched(self: Centroids, unit: Any, places: Sequence[int], batch_rows: int, drawn: Any) -> Any:
         with log.open("a", encoding="utf-8") as file:
             file.write(json.dumps([batch_rows, *places]) + "\n")
         taken[0] += 1
         if taken[0] > lost_after:
             os.kill(os.getpid(), signal.SIGKILL)
-        return step(self, unit, places, batch_rows)
+        return step(self, unit, places, batch_rows, drawn)
 
     Centroids.step = watched  # type: ignore[method-assign]
 

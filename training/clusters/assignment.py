@@ -21,9 +21,9 @@ _PIECE_ROWS = 64  # between two chances of a checkpoint; enough to fill micro-ba
 class Assignment:
     """Where every row went. Clusters are numbered by size, the largest first.
 
-    labels [N], cosine [N] to its own centroid, margin [N] to the runner-up, norm [N] of the raw gradient,
-    norm_share_b [N]: share of its squared norm that lies in the B factors. centroid_of_label [K]: the place of each
-    label's centroid among those that the rows were compared with.
+    labels, cosine and margin [N] as in `Placed`; norm [N] of the raw gradient, norm_share_b [N]: share of its squared
+    norm that lies in the B factors. centroid_of_label [K]: the place of each label's centroid among those that the
+    rows were compared with.
     """
 
     labels: NDArray[np.int64]
@@ -47,6 +47,27 @@ class ComparedRows:
     cosines: NDArray[np.float64]
     norm: NDArray[np.float64]
     share_b: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Clusters of rows: labels [n], cosine [n] to the own centroid, margin [n] of the score over the runner-up's."""
+
+    labels: NDArray[np.int64]
+    cosine: NDArray[np.float64]
+    margin: NDArray[np.float64]
+
+
+def place(cosines: NDArray[np.float64], drawn: NDArray[np.float32] | None = None) -> Placed:
+    """Give each row of cosines [n, K] the cluster of its highest score.
+
+    The score is the cosine (equation 9), and `drawn` [n, K] is added where clusters are to be readable. Where there
+    is no runner-up, its score counts as -1.
+    """
+    scores = cosines if drawn is None else cosines + drawn
+    labels, ranked = scores.argmax(1), np.sort(scores, axis=1)
+    runner_up = ranked[:, -2] if scores.shape[1] > 1 else np.full(len(scores), -1.0)
+    return Placed(labels, cosines[np.arange(len(labels)), labels], ranked[:, -1] - runner_up)
 
 
 def compare_rows(
@@ -81,20 +102,24 @@ def compare_rows(
     return ComparedRows(everyone[:, :k], everyone[:, k], everyone[:, k + 1])
 
 
-def assign(compared: ComparedRows, counted: NDArray[np.bool_], min_rows: int) -> Assignment:
-    """Assign rows [N] to centroids by cosine.
+def assign(
+    compared: ComparedRows,
+    counted: NDArray[np.bool_],
+    min_rows: int,
+    drawn: NDArray[np.float32] | None = None,
+) -> Assignment:
+    """Assign rows [N] to centroids by cosine, and by `drawn` [N, K] if that is given, as in `place`.
 
     Only the rows marked in `counted` [N] (the training rows, not the validation rows) make up a cluster's size.
     A cluster smaller than `min_rows` is merged: each of its rows goes to its next best centroid.
     """
-    kept, warnings = _merge_tiny(compared.cosines, counted, min_rows)
-    cosines = compared.cosines[:, kept]  # [N, K'], by size
-    ranked = np.sort(cosines, axis=1)
-    runner_up = ranked[:, -2] if len(kept) > 1 else np.full(len(cosines), -1.0)
+    scores = compared.cosines if drawn is None else compared.cosines + drawn
+    kept, warnings = _merge_tiny(scores[counted], min_rows)
+    placed = place(compared.cosines[:, kept], None if drawn is None else drawn[:, kept])  # [N, K'], by size
     return Assignment(
-        labels=cosines.argmax(1),
-        cosine=ranked[:, -1],
-        margin=ranked[:, -1] - runner_up,
+        labels=placed.labels,
+        cosine=placed.cosine,
+        margin=placed.margin,
         norm=compared.norm,
         norm_share_b=compared.share_b,
         centroid_of_label=tuple(kept),
@@ -102,13 +127,11 @@ def assign(compared: ComparedRows, counted: NDArray[np.bool_], min_rows: int) ->
     )
 
 
-def _merge_tiny(
-    cosines: NDArray[np.float64], counted: NDArray[np.bool_], min_rows: int
-) -> tuple[list[int], list[str]]:
-    kept = list(range(cosines.shape[1]))
+def _merge_tiny(scores: NDArray[np.float64], min_rows: int) -> tuple[list[int], list[str]]:
+    kept = list(range(scores.shape[1]))
     warnings: list[str] = []
     while True:
-        labels = cosines[counted][:, kept].argmax(1)
+        labels = scores[:, kept].argmax(1)
         sizes = np.bincount(labels, minlength=len(kept))
         smallest = int(sizes.argmin())
         if sizes[smallest] >= min_rows or len(kept) == 1:

@@ -1,4 +1,4 @@
-"""Online centroid calibration: assign, remember, move (section 5.3.2)."""
+"""Online centroid calibration: assign, remember, move (section 5.3.2), drawn to what prompts tell apart (ours)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.clusters.cache import ClusterCache, ExactCache, NoCache, RingCache
+from training.clusters.readable import UNKNOWN, Prompts
 from training.gradients.source import UnitGradients, make_unit_
 from training.progress import Advance
 from training.recipe import ClustersSection
@@ -30,9 +31,10 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """The final centroids [K, d], unit float32, and how they got there."""
+    """The final centroids [K, d], unit float32, the labels [N] of the last epoch, and how they got there."""
 
     centroids: Tensor
+    labels: NDArray[np.int64]
     epochs: tuple[Epoch, ...]
     converged: bool
 
@@ -45,6 +47,23 @@ class Movement:
     look_ahead_batches: int
 
 
+@dataclass(frozen=True)
+class Readable:
+    """What draws rows to clusters that their prompts tell: `weight` of log p(k | x_i), beside the cosine.
+
+    `start` [N]: clusters of the rows that the first centroids were made of, `UNKNOWN` for all others. They are the
+    only labels that there are before the first epoch, so its heads learn from them.
+    """
+
+    weight: float
+    prompts: Prompts
+    start: NDArray[np.int64]
+
+    def drawn(self, labels: NDArray[np.int64], k: int) -> NDArray[np.float32]:
+        """Return what is added to the cosines [N, K], as heads see it that were taught these labels [N]."""
+        return self.weight * self.prompts.log_chances(labels, k)
+
+
 class Centroids:
     """Unit centroids [K, d] that each logical batch moves a little; the same in every process."""
 
@@ -55,14 +74,20 @@ class Centroids:
         self.beta = beta
         self.world = world
 
-    def step(self, unit: Tensor, places: Sequence[int], batch_rows: int) -> NDArray[np.int64]:
+    def step(
+        self, unit: Tensor, places: Sequence[int], batch_rows: int, drawn: Tensor | None = None
+    ) -> NDArray[np.int64]:
         """Take one logical batch: label its rows, cache their gradients, move the clusters that got one.
 
-        `unit` [m, d] are this process's rows, at `places` [m] of the batch; returns all labels [batch_rows].
+        `unit` [m, d] are this process's rows, at `places` [m] of the batch; `drawn` [batch_rows, K] is added to the
+        cosines of the batch's rows; returns all labels [batch_rows].
         """
         labels = torch.zeros(batch_rows, dtype=torch.long)  # [B]
         if len(places):
-            labels[list(places)] = (self.now @ unit.T).argmax(0).cpu()
+            scores = (self.now @ unit.T).T  # [m, K]
+            if drawn is not None:
+                scores = scores + drawn[list(places)].to(scores)
+            labels[list(places)] = scores.argmax(1).cpu()
         found = self.world.all_reduce(labels).numpy()  # each row is one process's: the others add zero
         self.cache.insert(found, places, unit)
         for label in np.unique(found).tolist():
@@ -81,6 +106,7 @@ def calibrate(
     seed: int,
     checkpoint: Checkpoint,
     advance: Advance,
+    readable: Readable | None = None,
 ) -> Calibrated:
     """Refine unit centroids [K, d] over seeded shuffles of the rows (their numbers) until they hold still.
 
@@ -88,8 +114,13 @@ def calibrate(
     enters that cluster's cache; each cluster that got a row moves, c <- beta c + (1 - beta) mean(cache), and is
     made a unit vector again. The batch, not the micro-batches or processes inside it, is what labels depend on:
     gradients are constants here, so those of several batches can be computed ahead.
+
+    With `readable` the largest of cosine + weight * log p(k | x_i) decides. The heads behind p are fitted anew between
+    epochs, to the labels of the epoch before, and asked about rows of another fold. A row's own part in its cluster's
+    centroid is not taken out, as it can be where all rows are at hand: here it is scored before it moves anything, and
+    what it moved an epoch before has faded with beta.
     """
-    run = _Run(source, rows, start, section, movement, checkpoint.world)
+    run = _Run(source, rows, start, section, movement, checkpoint.world, readable)
     run.resume(checkpoint.load(), advance)
     orders = np.random.default_rng(seed)
     for epoch in range(section.max_epochs):
@@ -98,8 +129,8 @@ def calibrate(
             run.epoch(order, lambda: _save_if_due(checkpoint, run), advance)
         done = run.epochs[epoch]
         if done.drift < section.max_drift and done.churn < section.max_churn:
-            return Calibrated(run.centroids.now, tuple(run.epochs), converged=True)
-    return Calibrated(run.centroids.now, tuple(run.epochs), converged=False)
+            return Calibrated(run.centroids.now, run.labels, tuple(run.epochs), converged=True)
+    return Calibrated(run.centroids.now, run.labels, tuple(run.epochs), converged=False)
 
 
 def _save_if_due(checkpoint: Checkpoint, run: _Run) -> None:
@@ -118,28 +149,44 @@ class _Run:
         section: ClustersSection,
         movement: Movement,
         world: World,
+        readable: Readable | None,
     ) -> None:
+        self.readable = readable
         self.source, self.rows, self.section, self.world = source, np.asarray(rows), section, world
         self.ahead = movement.look_ahead_batches * section.batch_rows
         self.centroids = Centroids(start, _cache(movement.cache, start, section, world), section.beta, world)
         self.before = start.clone()  # [K, d] at the epoch's beginning
-        self.labels = np.full(len(rows), -1)  # [N]
+        self.labels = np.full(len(rows), UNKNOWN)  # [N]
         self.labels_before = self.labels.copy()
         self.epochs: list[Epoch] = []
         self.done = 0  # rows of the epoch under way
 
     def epoch(self, order: NDArray[np.int64], between: Callable[[], None], advance: Advance) -> None:
         """Go on with an epoch, which may have been begun by a killed process."""
+        drawn = self._drawn()
         for first in range(self.done, len(order), self.ahead):
             window = order[first : first + self.ahead]
-            self._window(window, advance)
+            self._window(window, drawn, advance)
             self.done = first + len(window)
             if self.done < len(order):
                 between()
         self._close_epoch()
         between()
 
-    def _window(self, window: NDArray[np.int64], advance: Advance) -> None:
+    def _drawn(self) -> Tensor | None:
+        """weight * log p(k | x_i) [N, K] of the epoch under way.
+
+        Of nothing but the labels before it, so that a killed process's successor finds the same.
+        """
+        if self.readable is None:
+            return None
+        drawn = torch.zeros(len(self.rows), len(self.before))  # [N, K]
+        if self.world.is_first:
+            labels = self.labels_before if self.epochs else self.readable.start
+            drawn = torch.from_numpy(self.readable.drawn(labels, len(self.before)))
+        return self.world.broadcast(drawn, 0)
+
+    def _window(self, window: NDArray[np.int64], drawn: Tensor | None, advance: Advance) -> None:
         """Compute the gradients of several batches at once, and take the batches one by one."""
         owners = np.asarray(self.source.owners(self.rows[window].tolist()))
         mine = np.flatnonzero(owners == self.world.rank)  # places in the window
@@ -148,7 +195,8 @@ class _Run:
             batch = window[begin : begin + self.section.batch_rows]
             inside = np.flatnonzero((mine >= begin) & (mine < begin + len(batch)))
             places = (mine[inside] - begin).tolist()
-            self.labels[batch] = self.centroids.step(_rows_of(unit, inside), places, len(batch))
+            of_batch = None if drawn is None else drawn[torch.from_numpy(batch)]
+            self.labels[batch] = self.centroids.step(_rows_of(unit, inside), places, len(batch), of_batch)
 
     def saved_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What a checkpoint keeps."""

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from training.clusters.probe_halves import Halves, split_in_halves
+from training.clusters.readable import Prompts
+from training.clusters.readable_start import readable_clusters
 from training.clusters.silhouette_grid import Candidate, GridPoint, best_of, lift_weights, silhouette_grid
 from training.clusters.spherical_kmeans import (
     Labels,
@@ -66,12 +67,12 @@ class ClusterStart:
 
 
 def choose_clusters(
-    gram: Tensor, section: ClustersSection, seed: int, embeddings: NDArray[np.float32] | None = None
+    gram: Tensor, section: ClustersSection, seed: int, prompts: Prompts | None = None
 ) -> ClusterStart:
     """Choose K on the probe, and say where its centroids start.
 
-    `gram` [n, n] are the cosines of the probe's gradients, `embeddings` [n, H] the router's encodings of its prompts;
-    without them K is not judged, so it must be given, or the paper's rule.
+    `gram` [n, n] are the cosines of the probe's gradients, `prompts` [n] its prompts; without them K is not judged, so
+    it must be given, or the paper's rule, and `clusters.readable` must be 0.
 
     Rule `paper`: the highest silhouette over thresholds x K, and K-means' centroids in that subspace, lifted.
     Rule `routed`: the smallest K whose routed cosine (`training.clusters.probe_halves`) is within one standard error
@@ -80,7 +81,7 @@ def choose_clusters(
 
     Raises:
         RecipeError: the probe has too few rows for the range of K.
-        ValueError: rule `routed` is to choose, but there are no embeddings.
+        ValueError: rule `routed` is to choose, but there are no prompts.
 
     """
     _refuse_small_probe(gram.shape[0], section)
@@ -89,11 +90,14 @@ def choose_clusters(
     ks = [section.k] if section.k is not None else list(range(section.k_min, section.k_max + 1))
     candidates = silhouette_grid(cosines, spectrum, ks, section.thresholds, section.n_init, seed)
     halves = None
-    if section.k is None and embeddings is not None:
-        prompts = embeddings.astype(np.float64)
-        halves = split_in_halves(cosines, prompts, ks, section.thresholds, _SPLITS, seed)
+    if section.k is None and prompts is not None:
+        embeddings = prompts.embeddings[prompts.rows].astype(np.float64)
+        halves = split_in_halves(cosines, embeddings, ks, section.thresholds, _SPLITS, seed)
     k = _choice_of(section, candidates, halves)
     components, weights, labels = _start(cosines, spectrum, candidates, k, section, seed)
+    if section.readable and k > 1 and prompts is not None:
+        labels = _readable(cosines, labels, k, prompts, section.readable)
+        weights = member_weights(labels, k)
     distinguishable, warnings = (None, []) if halves is None else _judge(halves, k, len(cosines))
     return ClusterStart(
         k=k,
@@ -165,6 +169,10 @@ def _start(
         case "routed":
             labels = spherical_kmeans(cosines, spectrum, k, section.n_init, seed)
             return min(k, len(spectrum.energies)), member_weights(labels, k), labels
+
+
+def _readable(cosines: Matrix, labels: Labels, k: int, prompts: Prompts, weight: float) -> Labels:
+    return readable_clusters(cosines, labels, k, lambda now: prompts.log_chances(now, k), weight)
 
 
 def _judge(halves: Halves, k: int, n: int) -> tuple[bool, list[str]]:

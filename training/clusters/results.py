@@ -7,16 +7,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from safetensors import numpy as np_tensors
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from training.clusters.assignment import Assignment
+from training.clusters.readable import PromptHead
 from training.stages.outcome import Outcome
 
 ASSIGNMENTS = "assignments.parquet"
 _CENTROIDS = "centroids.safetensors"
 _GRAM = "gram.safetensors"
+_PROMPTS = "prompts.npy"
+_DRAWN = "drawn.safetensors"
 
 
 @dataclass(frozen=True)
@@ -58,13 +64,53 @@ class ClusterStart(_WithCentroids):
 
 
 @dataclass(frozen=True)
+class EncodedPrompts(Outcome):
+    """What the router's encoder makes of all prompts: the run's N rows, then those of `data.held_out`."""
+
+    rows: int
+
+    @cached_property
+    def embeddings(self) -> NDArray[np.float32]:
+        """Embeddings [N + n, H], left on the disk: whoever uses rows of them reads those."""
+        return np.asarray(np.load(self.folder / _PROMPTS, mmap_mode="r"))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What is added to the cosines with the final centroids, so that prompts tell the clusters apart.
+
+    train [n, K]: of the training rows. Any other row gets `weight` times what `head` makes of its prompt.
+    """
+
+    train: NDArray[np.float32]
+    head: PromptHead
+    weight: float
+
+    def of(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what is added for rows that are no training rows, [m, K], by their embeddings [m, H]."""
+        return self.weight * self.head.log_chances(embeddings)
+
+
+@dataclass(frozen=True)
 class Calibrated(_WithCentroids):
-    """The centroids that every row is compared with: epochs as they went, whether they came to rest, the cache."""
+    """The centroids that every row is compared with: epochs as they went, whether they came to rest, the cache.
+
+    readable: the weight of what prompts say.
+    """
 
     epochs: list[dict[str, Any]]
     converged: bool
     cache: str
     limits: dict[str, float]
+    readable: float
+
+    @cached_property
+    def drawn(self) -> Drawn | None:
+        """What is added to the cosines; none where cosines alone decide."""
+        if not self.readable:
+            return None
+        kept = np_tensors.load_file(self.folder / _DRAWN)
+        return Drawn(kept["train"], PromptHead(kept["W"], kept["b"]), self.readable)
 
 
 @dataclass(frozen=True)
@@ -137,3 +183,13 @@ def write_start(folder: Path, centroids: Tensor, gram: Tensor, labels: Tensor) -
 def write_centroids(folder: Path, centroids: Tensor) -> None:
     """Write unit centroids [K, d]."""
     save_file({"centroids": centroids.cpu()}, folder / _CENTROIDS)
+
+
+def write_prompts(folder: Path, embeddings: NDArray[np.float32]) -> None:
+    """Write what `EncodedPrompts` reads."""
+    np.save(folder / _PROMPTS, embeddings)
+
+
+def write_drawn(folder: Path, drawn: Drawn) -> None:
+    """Write what `Calibrated.drawn` reads."""
+    np_tensors.save_file({"train": drawn.train, "W": drawn.head.W, "b": drawn.head.b}, folder / _DRAWN)

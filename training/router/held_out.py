@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from training.clusters.assignment import compare_rows
-from training.clusters.results import Assigned, Calibrated
+from training.clusters.assignment import compare_rows, place
+from training.clusters.results import Assigned, Calibrated, EncodedPrompts
 from training.gradients.source import Recomputed
 from training.gradients.supply import row_gradients
 from training.router.head import drawn_half
@@ -68,10 +68,11 @@ def label_held_out(
     inputs: Inputs,
     store: StageStore,
     warmup: TrainedAdapter,
+    prompts: EncodedPrompts,
     centroids: Calibrated,
     assigned: Assigned,
 ) -> LabelledHeldOut:
-    """Assign the rows of `data.held_out` as equation 9 did all others, and lay them beside the validation rows."""
+    """Assign the rows of `data.held_out` as validation rows were, and lay them beside the validation rows."""
     validation, assignment = list(inputs.split.validation), assigned.assignment
     rows = inputs.pick(validation)
     labels, cosine, margin = (
@@ -80,7 +81,7 @@ def label_held_out(
         assignment.margin[validation],
     )
     if inputs.held_out:
-        stage = _labelled(inputs, store, warmup, centroids, assigned)
+        stage = _labelled(inputs, store, warmup, prompts, centroids, assigned)
         table = pq.read_table(stage.folder / _LABELS)
         rows += list(inputs.held_out)
         labels = np.concatenate([labels, table["label"].to_numpy()])
@@ -110,6 +111,7 @@ def _labelled(
     inputs: Inputs,
     store: StageStore,
     warmup: TrainedAdapter,
+    prompts: EncodedPrompts,
     centroids: Calibrated,
     assigned: Assigned,
 ) -> StageResult:
@@ -133,12 +135,14 @@ def _labelled(
                 store.checkpoint(stage, inputs.recipe.clusters.checkpoint_seconds),
                 advance,
             )
-        cosines = compared.cosines  # [n, K]
-        ranked = np.sort(cosines, axis=1)
-        runner_up = ranked[:, -2] if assigned.k > 1 else np.full(len(cosines), -1.0)
-        columns = {"label": cosines.argmax(1), "cosine": ranked[:, -1], "margin": ranked[:, -1] - runner_up}
+        drawn = centroids.drawn
+        added = None
+        if drawn is not None:
+            added = drawn.of(prompts.embeddings[len(inputs.rows) :])[:, assigned.centroid_of_label]
+        placed = place(compared.cosines, added)
+        columns = {"label": placed.labels, "cosine": placed.cosine, "margin": placed.margin}
         pq.write_table(pa.table(columns), folder / _LABELS)
-        return {"rows": len(cosines)}
+        return {"rows": len(placed.labels)}
 
     return store.run(stage, work)
 

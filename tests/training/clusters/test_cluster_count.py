@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 from tests.stand_ins.planted import isotropic, planted
 from training.clusters import count as cluster_count
 from training.clusters.count import ClusterStart, choose_clusters
+from training.clusters.readable import in_folds
 from training.errors import RecipeError
 from training.recipe import ClustersSection
 
@@ -29,8 +30,16 @@ def choose(
     rows: Tensor, seed: int = 0, embeddings: np.ndarray | None = None, **choices: object
 ) -> ClusterStart:
     """Unless other embeddings are given, a prompt betrays its gradient entirely."""
-    section = ClustersSection.model_validate({"rule": "routed", "n_init": 3, "thresholds": [0.9]} | choices)
-    return choose_clusters(rows @ rows.T, section, seed, rows.numpy() if embeddings is None else embeddings)
+    section = ClustersSection.model_validate(
+        {"rule": "routed", "n_init": 3, "thresholds": [0.9], "readable": 0.0} | choices
+    )
+    prompts = in_folds(
+        rows.numpy() if embeddings is None else embeddings,
+        range(len(rows)),
+        list(map(str, range(len(rows)))),
+        0,
+    )
+    return choose_clusters(rows @ rows.T, section, seed, prompts)
 
 
 @pytest.mark.parametrize("rule", ["routed", "paper"])
