@@ -161,11 +161,7 @@ class ClustersSection(Section):
     )
     n_init: int = _choice(10, "anchor:mttl", "K-means starts per point of the grid", ge=1)
     readable: float = _choice(
-        0.1,
-        "ours",
-        "weight of log p(cluster | prompt) beside the cosine, for clusters that a router can tell; the paper's is 0 "
-        "(docs/stage-two.md)",
-        ge=0,
+        0.1, "ours", "weight of log p(cluster | prompt) beside the cosine; paper: 0 (docs/stage-two.md)", ge=0
     )
     batch_rows: int = _choice(16, "ours", "|B|: rows per centroid update", ge=1)
     cache_batches: int = _choice(8, "paper", "alpha: the cache holds alpha * |B| gradients; 5 to 10", ge=1)
