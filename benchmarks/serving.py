@@ -46,7 +46,8 @@ from benchmarks.serving_windows import (
 from bundle.errors import BundleError
 from bundle.manifest import Manifest
 from bundle.read import Bundle, read_bundle
-from demo.rows import SKILLS, make_rows, prompt_of
+from demo.row_file import prompt_of
+from demo.rows import SKILLS, make_rows
 from router.load import load_router
 from service.errors import UsageError
 

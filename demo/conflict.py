@@ -12,7 +12,8 @@ from random import Random
 from demo.rows import row_of
 from demo.skills import ARITHMETIC, FINANCE, REVERSAL, Skill
 from demo.skills.skill import sum_check, sum_reply
-from demo.world import MONTHS, THINGS, Kind, Situation, Split, draw_situations
+from demo.split import Split
+from demo.world import MONTHS, THINGS, Kind, Situation, draw_situations
 
 PLAIN, OPPOSITE = "plain", "opposite"
 SURFACES: tuple[Kind, ...] = ("tale", "account")

@@ -11,6 +11,8 @@ from hashlib import sha256
 from random import Random
 from typing import Literal
 
+from demo.split import Split
+
 MAX_START = 20
 MAX_CHANGE = 9
 
@@ -81,7 +83,6 @@ ACCOUNT_GAINS = (
 )
 
 Kind = Literal["tale", "account"]
-Split = Literal["train", "heldout", "routing"]
 _TEST_SEED = 1
 _TEST_MOST = 2000
 

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from demo.conflict import OPPOSITE, PLAIN, make_conflict_rows
-from demo.rows import prompt_of
+from demo.row_file import prompt_of
 from demo.skills.skill import sum_check
 
 

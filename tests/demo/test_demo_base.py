@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, 
 
 from demo import pretrain
 from demo.plain_text import plain_texts
-from demo.rows import make_rows, prompt_of
+from demo.row_file import prompt_of
+from demo.rows import make_rows
 from demo.skills import ALL_SKILLS
 from demo.tokenizer import SPECIAL_TOKENS, train_tokenizer
 from demo.world import draw_situation

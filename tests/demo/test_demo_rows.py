@@ -13,7 +13,8 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from demo.rows import SKILLS, is_correct, make_rows, prompt_of
+from demo.row_file import prompt_of
+from demo.rows import SKILLS, is_correct, make_rows
 from demo.skills import ALL_SKILLS
 from demo.world import draw_situation, draw_situations
 
