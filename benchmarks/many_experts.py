@@ -42,7 +42,8 @@ from benchmarks.serving_servers import (
     server_environment,
 )
 from bundle.read import Bundle, read_bundle
-from demo.rows import make_rows, prompt_of
+from demo.row_file import prompt_of
+from demo.rows import make_rows
 from service.settings import ENV_PREFIX
 
 _ADMIN_KEY = "of-the-benchmark"
