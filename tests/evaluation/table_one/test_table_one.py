@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from evaluation.seed.drawn_rows import DrawnRow
 from evaluation.seed.scoring import Scores
 from evaluation.table_one.comparison import Comparison, Outcome, SeedFacts
 from evaluation.table_one.markdown import table_markdown
+from evaluation.table_one.recipe import EvaluationRecipe
 from evaluation.table_one.table import table_one
 from tests.stand_ins.tiny_model import token_row
+from training.recipe import RECIPES, read_recipe_of
 
 TITLES = {method.name: method.title for method in METHODS}
 
@@ -104,3 +107,16 @@ def test_differences_are_of_the_seeds_that_both_have(found: Comparison) -> None:
     assert "one-lora" not in table["differences"]
     assert against["method"] == "one-lora"
     assert against["loss"]["zero-shot"]["mean"]["mean"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("table1*.yaml")))
+def test_every_recipe_of_a_table_is_one(name: str) -> None:
+    given = {
+        "data.files": ["train.jsonl"],
+        "test.files": ["test.jsonl"],
+        "base.model": "a/base",
+        "output": "runs/a",
+    }
+    recipe = read_recipe_of(EvaluationRecipe, Path(name), given, [])
+    assert recipe.rows.per_source
+    assert set(recipe.compare.learning_rates) <= {5e-4, 1e-3, 2e-3, 4e-3, 8e-3}
