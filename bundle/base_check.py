@@ -11,6 +11,7 @@ from bundle.manifest import MANIFEST_FILE
 from bundle.read import Bundle
 
 PEFT_PREFIX = "base_model.model."
+_LANGUAGE, _BLOCKS = "language_model", ".layers."
 _REMEDY = "Give the base model that it was trained on"
 
 
@@ -72,9 +73,11 @@ def check_adapter_shapes(weights: Path, file: str, base: dict[str, list[int]], b
     """
     for name, shape in tensor_shapes(weights).items():
         module, _, side = name.removeprefix(PEFT_PREFIX).rpartition(".lora_")
-        weight = f"{module}.weight"
-        if weight not in base:
-            raise BundleError(file, name, f"the base in {base_folder} has no weight {weight!r}", _REMEDY)
+        weight = _stored_name(f"{module}.weight", base)
+        if weight is None:
+            raise BundleError(
+                file, name, f"the base in {base_folder} has no weight '{module}.weight'", _REMEDY
+            )
         out_features, in_features = base[weight]  # [out, in]
         fits = shape[1] == in_features if side.startswith("A") else shape[0] == out_features
         if not fits:  # A: [r, in], B: [out, r]
@@ -85,3 +88,18 @@ def check_adapter_shapes(weights: Path, file: str, base: dict[str, list[int]], b
                 f"in {base_folder}",
                 _REMEDY,
             )
+
+
+def _stored_name(weight: str, base: dict[str, list[int]]) -> str | None:
+    """Return what a base calls a weight on the disk, None if it has none.
+
+    A model that also sees or hears has its language model's blocks on the disk under another prefix than in memory
+    (`language_model.model.layers.` and `model.language_model.layers.`), and other blocks with the same names.
+    """
+    if weight in base:
+        return weight
+    block = weight[weight.find(_BLOCKS) :] if _BLOCKS in weight else weight
+    same = [
+        name for name in base if name.endswith(block) and _LANGUAGE in name.removesuffix(block).split(".")
+    ]
+    return same[0] if len(same) == 1 else None

@@ -14,10 +14,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from training.errors import RecipeError
+from training.models.architecture import has_other_parts
 from training.models.base_model import BaseModel
 from training.progress import Narrator
 
 _LORA = "SupportsLoRA"
+_FOR_IMAGES = "torchvision"
 _TABLES = ("_TEXT_GENERATION_MODELS", "_MULTIMODAL_MODELS", "_TRANSFORMERS_SUPPORTED_MODELS")
 
 
@@ -34,6 +36,11 @@ def check_servable(base: BaseModel, train_only: bool, narrator: Narrator) -> Non
         narrator.say(f"Whether the engine can serve {base.record.name} is not known: {error}")
         return
     if why is None:
+        if has_other_parts(base.config) and importlib.util.find_spec(_FOR_IMAGES) is None:
+            narrator.warn(
+                f"{base.record.name} is more than a language model, and vLLM reads its kind with {_FOR_IMAGES}, "
+                "which is not installed here: it can be trained here and served where it is"
+            )
         return
     if train_only:
         narrator.warn(f"{why}: `gradientspace serve` won't serve this bundle")

@@ -30,6 +30,8 @@ USEFUL_SHARE = 0.1
 """Of the texts; below it, a second model and its file are not worth having."""
 _PENALTY = 0.1  # Ridge's alpha, on rows of length one
 _FOLDS = 5
+LEAST_ROWS = 2 * _FOLDS
+"""Held-out rows, below which a model of its own decisions can't even be tried."""
 _MOST_CONFIDENT = 1 - 1e-9  # a margin can round it to 1, which would be no threshold
 
 

@@ -18,7 +18,7 @@ from router.softmax import softmax
 from training.models.encoder import Encoder
 from training.progress import Narrator
 from training.recipe import RouterSection
-from training.router.cascade import Cascade, fit_cascade, judge_cascade, words_of
+from training.router.cascade import LEAST_ROWS, Cascade, fit_cascade, judge_cascade, words_of
 from training.router.confidence import calibrate_router
 from training.router.export import write_router
 from training.router.head import Head, fit_head, fit_temperature
@@ -214,8 +214,10 @@ def _cascade(
     scores: RouterScores,
     section: RouterSection,
     seed: int,
-) -> Cascade:
+) -> Cascade | None:
     fitted = np.flatnonzero(held_out.fitted)
+    if len(fitted) < LEAST_ROWS:
+        return None
     return fit_cascade(
         words_of(rows.texts, section.max_tokens),
         known_scores,

@@ -66,6 +66,21 @@ def test_a_base_that_could_not_be_served_is_refused_unless_it_is_only_trained(
     assert "it can't" in refused_on(base, monkeypatch, train_only=True)
 
 
+def test_a_model_that_sees_needs_torchvision_to_be_served(
+    base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said(there: bool) -> str:
+        monkeypatch.setattr(servable, "not_servable", lambda names: None)
+        monkeypatch.setattr(servable, "has_other_parts", lambda config: True)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if there else None)
+        screen = io.StringIO()
+        check_servable(base, False, Narrator(Console(file=screen, width=300)))
+        return screen.getvalue()
+
+    assert "with torchvision, which is not installed here" in said(there=False)
+    assert said(there=True) == ""
+
+
 def test_without_vllm_it_says_that_it_does_not_know(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EngineUnknownError, match="not installed"):
