@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from router.cascade import HashedWordsModel
-from training.router.cascade import AGREES, Cascade, fit_cascade, words_of
+from training.recipe import RouterSection
+from training.router import making
+from training.router.cascade import AGREES, LEAST_ROWS, Cascade, fit_cascade, words_of
 from training.router.quality import lower_bound
+from training.router.rows import JudgedRows, RoutedRows
 
 WORDS = ("add", "sum", "two", "numbers", "code", "function", "story", "cat", "moon", "the", "a", "please")
 LABELS = ("expert-0", "expert-1", "expert-2")
@@ -80,3 +83,19 @@ def test_it_is_served_as_it_was_fitted(tmp_path: Path) -> None:
     assert served.confidence(scores) == pytest.approx(cascade.confidence(scores), abs=1e-6)
     sums = served.probabilities(scores).sum(axis=1)
     assert sums == pytest.approx(np.ones(52), abs=1e-6)
+
+
+@pytest.mark.parametrize("fitted", [1, LEAST_ROWS - 1, LEAST_ROWS])
+def test_too_few_held_out_rows_are_no_cascade_and_no_error(fitted: int) -> None:
+    texts = _texts(60, 5)
+    scores = _encoder(texts)
+    marked = np.arange(len(texts)) < fitted
+    made = making._cascade(
+        RoutedRows(texts, scores.argmax(1)),
+        JudgedRows(texts, scores.argmax(1), marked),
+        scores,
+        scores,
+        RouterSection(),
+        seed=0,
+    )
+    assert (made is not None) == (fitted >= LEAST_ROWS)
