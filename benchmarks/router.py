@@ -263,7 +263,8 @@ def _cascade(routers: dict[str, Router], served: str, held_out: JudgingRows, siz
         return None
     alone = routers[f"{served}-encoder"]
     rows = held_out.judged.first(sizes.judged or len(held_out.judged))
-    found, sure = router.answered(rows.texts)
+    answers, sure = router.answered(rows.texts)
+    found = answers.probabilities
     behind = router.encoder.probabilities(rows.texts).argmax(1)
     encoder = alone.probabilities(rows.texts).argmax(1)
     same = found.argmax(1) == encoder

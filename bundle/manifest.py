@@ -127,6 +127,26 @@ class CascadeRecord(_Record):
     rows: int = Field(ge=1, description="held-out rows these two are of; none of them chose the threshold")
 
 
+class UnfamiliarRecord(_Record):
+    """From which distance on a prompt is unlike anything in training, and who answers it."""
+
+    by: Literal["encoding", "word_pairs"] = Field(
+        description="encoding: the distance of the encoder's output from training's; word_pairs: of a router "
+        "without an encoder, the share of pairs of neighbouring words that no prompt of training has"
+    )
+    answers: Literal["fallback", "base"]
+    threshold: float = Field(ge=0, description="the distance up to which a prompt is familiar")
+    quantile: float = Field(gt=0, lt=1, description="of held-out rows' distances that the threshold is")
+    most_unknown: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="share of unknown pairs of words up to which a cascade's linear model answers; None: it has none",
+    )
+    caught: float = Field(ge=0, le=1, description="held-out rows that are caught, all of them wrongly")
+    rows: int = Field(ge=1, description="held-out rows this is of; none of them chose the threshold")
+
+
 class RouterRecord(_Record):
     """The router's kind, what its encoder was, and what makes it fast."""
 
@@ -137,6 +157,9 @@ class RouterRecord(_Record):
     hidden: int = Field(ge=1, description="columns of the head's W: an embedding's width, or keywords")
     precision: Precision = Field(default="float32", description="of the encoder's weights")
     cascade: CascadeRecord | None = Field(default=None, description="None: the encoder answers everything")
+    unfamiliar: UnfamiliarRecord | None = Field(
+        default=None, description="None: every prompt is routed, however strange"
+    )
 
     @model_validator(mode="after")
     def _encoders_are_for_kinds_that_encode(self) -> RouterRecord:
@@ -146,6 +169,8 @@ class RouterRecord(_Record):
         faster = self.cascade is not None or self.precision != "float32"
         if not encodes and faster:
             raise ValueError(f"kind: a {self.kind!r} router has no encoder to make faster")
+        if self.unfamiliar is not None and encodes != (self.unfamiliar.by == "encoding"):
+            raise ValueError(f"unfamiliar.by: it is {self.unfamiliar.by!r}, and the kind is {self.kind!r}")
         return self
 
 

@@ -25,12 +25,14 @@ from bundle.manifest import (
 
 ROUTER_HEAD = f"{ROUTER_FOLDER}/head.safetensors"
 ROUTER_CASCADE = f"{ROUTER_FOLDER}/cascade.safetensors"
+ROUTER_FAMILIAR = f"{ROUTER_FOLDER}/familiar.safetensors"
 ROUTER_MODEL = f"{ROUTER_FOLDER}/model.onnx"
 HUB_FILES = frozenset({".gitattributes"})
 """What a model hub puts into every repository; nothing here reads it."""
 _HUB_DOWNLOADS = ".cache/huggingface"
 _UNREADABLE = (OSError, SafetensorError, ValueError, TypeError, KeyError, IndexError, RecursionError)
 """What reading a damaged file can raise: cut off, of another form, nested without end, tensors without dimensions."""
+_ROUTER_NUMBERS = (ROUTER_HEAD, ROUTER_CASCADE, ROUTER_FAMILIAR)
 _TRAIN_AGAIN = "Copy the bundle again from where it was made, or train it again"
 
 
@@ -170,7 +172,8 @@ def _verify_files(folder: Path, manifest: Manifest) -> None:
 def _needed(manifest: Manifest) -> list[str]:
     adapters = [f"{record.folder}/{name}" for record in manifest.adapters for name in ADAPTER_FILES]
     cascade = [ROUTER_CASCADE] if manifest.router.cascade else []
-    return [CHAT_TEMPLATE_FILE, FINGERPRINTS_FILE, ROUTER_HEAD, *cascade, *adapters]
+    familiar = [ROUTER_FAMILIAR] if manifest.router.unfamiliar else []
+    return [CHAT_TEMPLATE_FILE, FINGERPRINTS_FILE, ROUTER_HEAD, *cascade, *familiar, *adapters]
 
 
 def _verify_adapters(folder: Path, manifest: Manifest) -> None:
@@ -222,9 +225,7 @@ def _verify_router_labels(folder: Path, manifest: Manifest) -> None:
 
 def _verify_finite(folder: Path, manifest: Manifest) -> None:
     adapters = [f"{record.folder}/{ADAPTER_WEIGHTS}" for record in manifest.adapters]
-    for file in dict.fromkeys(
-        (*adapters, *(name for name in (ROUTER_HEAD, ROUTER_CASCADE) if name in manifest.files))
-    ):
+    for file in dict.fromkeys((*adapters, *(name for name in _ROUTER_NUMBERS if name in manifest.files))):
         try:
             tensor = not_finite(folder / file)
         except (*_UNREADABLE, AttributeError) as error:

@@ -12,11 +12,8 @@ from cli.fail import fail
 from cli.inspect import opened_bundle
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from bundle.manifest import Manifest
-    from router.protocol import Router
+    from router.protocol import Answer, Answers, Router
 
 
 _BORDERS = 16  # of five columns
@@ -43,10 +40,9 @@ def route(
     except BundleError as error:
         fail(str(error))
     asked = texts or [line.rstrip("\n") for line in sys.stdin]
-    probabilities, who = _answers(opened.manifest, router, asked)
+    answers, who = _answers(opened.manifest, router, asked)
     rows = [
-        _decision(opened.manifest, text, row.tolist(), by)
-        for text, row, by in zip(asked, probabilities, who, strict=True)
+        _decision(opened.manifest, text, answers.one(place), who[place]) for place, text in enumerate(asked)
     ]
     if as_json:
         import json
@@ -56,26 +52,29 @@ def route(
         _print_table(rows, router.labels)
 
 
-def _answers(manifest: Manifest, router: Router, texts: list[str]) -> tuple[NDArray[np.float32], list[str]]:
-    """Return the probabilities, and which part of the router gave each text's: its cascade, or the whole of it."""
+def _answers(manifest: Manifest, router: Router, texts: list[str]) -> tuple[Answers, list[str]]:
+    """Return the answers, and which part of the router gave each text's: its cascade, or the whole of it."""
     from router.cascade import CascadeRouter
 
     kind = manifest.router.kind
     if not isinstance(router, CascadeRouter):
-        return router.probabilities(texts), [kind] * len(texts)
-    probabilities, sure = router.answered(texts)
-    return probabilities, ["cascade" if by_cascade else kind for by_cascade in sure]
+        return router.answers(texts), [kind] * len(texts)
+    answers, sure = router.answered(texts)
+    return answers, ["cascade" if by_cascade else kind for by_cascade in sure]
 
 
-def _decision(manifest: Manifest, text: str, probabilities: list[float], by: str) -> dict[str, Any]:
+def _decision(manifest: Manifest, text: str, answer: Answer, by: str) -> dict[str, Any]:
     from router.policy import Policy
 
+    probabilities: list[float] = answer.probabilities.tolist()
     confidence = max(probabilities)
     label = probabilities.index(confidence)
-    reason = Policy.of(manifest).verdict(label, confidence)
+    policy = Policy.of(manifest)
+    reason = policy.verdict(label, confidence, answer.unfamiliar)
+    other = manifest.base if reason == "unfamiliar" and policy.unfamiliar == "base" else manifest.fallback
     return {
         "text": text,
-        "expert": manifest.label_order[label] if reason == "routed" else manifest.fallback.name,
+        "expert": manifest.label_order[label] if reason == "routed" else other.name,
         "reason": reason,
         "confidence": confidence,
         "by": by,
@@ -91,7 +90,9 @@ def _print_table(rows: list[dict[str, Any]], labels: tuple[str, ...]) -> None:
 
     # Names are never cut, a very long one is folded; the text gets what is left.
     expert = min(max(map(len, (*labels, "fallback"))), _MOST_NAME)
-    by = max((len(row["by"]) for row in rows), default=0)
+    # By what part of the router it was routed; of what no expert gets, why not.
+    bys = [row["by"] if row["reason"] == "routed" else row["reason"] for row in rows]
+    by = max(map(len, bys), default=0)
     console, table = Console(), Table()
     room = console.width - 2 * expert - by - 2 * _SHARE - _BORDERS
     table.add_column("text", overflow="ellipsis", no_wrap=True, max_width=max(room, _LEAST_TEXT))
@@ -99,9 +100,9 @@ def _print_table(rows: list[dict[str, Any]], labels: tuple[str, ...]) -> None:
     table.add_column("by", min_width=by, no_wrap=True)
     table.add_column("sure", justify="right", width=_SHARE - 1, no_wrap=True)
     table.add_column("next", width=expert + _SHARE, overflow="fold")
-    for row in rows:
+    for row, said in zip(rows, bys, strict=True):
         others = sorted(row["probabilities"].items(), key=lambda each: -each[1])[1:2]
         runner_up = "".join(f"{probability:.3f} {name}" for name, probability in others)
         text = escape(row["text"].replace("\n", " "))
-        table.add_row(text, escape(row["expert"]), row["by"], f"{row['confidence']:.3f}", escape(runner_up))
+        table.add_row(text, escape(row["expert"]), said, f"{row['confidence']:.3f}", escape(runner_up))
     console.print(table)

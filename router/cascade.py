@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from bundle.errors import BundleError
 from router.hashed_words import BUCKETS, hashed_words
 from router.head_file import read_head
-from router.protocol import Router
+from router.known_pairs import KnownPairs
+from router.protocol import Answers, Router
 from router.softmax import softmax
 
 CHARACTERS_PER_TOKEN = 4
@@ -75,32 +76,50 @@ def margins(scores: NDArray[np.floating]) -> NDArray[np.float64]:
     return best[:, -1] - best[:, -2]
 
 
-class CascadeRouter:
-    """A router that asks its linear model first, and its encoder about the texts that the model is not sure of."""
+class CascadeRouter(Router):
+    """A router that asks its linear model first, and its encoder about the texts that the model is not sure of.
 
-    def __init__(self, model: HashedWordsModel, encoder: Router, threshold: float) -> None:
-        """`threshold` is the linear model's confidence from which on it answers."""
+    The linear model can't tell what is unfamiliar: what has too many pairs of words that are new
+    is the encoder's to judge, however sure the model is of the rest.
+    """
+
+    def __init__(
+        self, model: HashedWordsModel, encoder: Router, threshold: float, known: KnownPairs | None = None
+    ) -> None:
+        """`threshold` is the linear model's confidence from which on it answers, `known` what it has to know."""
         self.labels = encoder.labels
         self.encoder = encoder
         self._model = model
         self._threshold = threshold
+        self._known = known
 
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return `[n, K]`; each row sums to one and depends on its own text only."""
+        return self.answers(texts).probabilities
+
+    def answers(self, texts: Sequence[str]) -> Answers:
+        """Return the probabilities and which texts are unfamiliar, of the linear model and the encoder together."""
         return self.answered(texts)[0]
 
     def at_once(self, text: str) -> NDArray[np.float32] | None:
         """Return the row `[K]` of a text that the linear model is sure of; None: ask `encoder`."""
         scores = self._model.scores([text])
-        sure = self._model.confidence(scores)[0] >= self._threshold
-        return self._model.probabilities(scores)[0] if sure else None
+        return self._model.probabilities(scores)[0] if self._answers([text], scores)[0] else None
 
-    def answered(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Return the probabilities `[n, K]`, and whether the linear model gave them `[n]`."""
+    def answered(self, texts: Sequence[str]) -> tuple[Answers, NDArray[np.bool_]]:
+        """Return the answers, and whether the linear model gave them `[n]`."""
         scores = self._model.scores(texts)
+        by_model = self._answers(texts, scores)
+        answers = Answers(self._model.probabilities(scores), np.zeros(len(texts), dtype=bool))
+        if not by_model.all():
+            rest = np.flatnonzero(~by_model)
+            answers.put(rest, self.encoder.answers([texts[place] for place in rest]))
+        return answers, by_model
+
+    def _answers(self, texts: Sequence[str], scores: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Whether the linear model answers `[n]`, by its scores `[n, K]` and the pairs of words that are known."""
         sure = self._model.confidence(scores) >= self._threshold
-        probabilities = self._model.probabilities(scores)
-        if not sure.all():
-            rest = np.flatnonzero(~sure)
-            probabilities[rest] = self.encoder.probabilities([texts[place] for place in rest])
-        return probabilities, sure
+        if self._known is not None:
+            for place in np.flatnonzero(sure):
+                sure[place] = not self._known.too_few_in(texts[place])
+        return sure

@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle.manifest import Kept
-from router.encoder_graph import EncoderGraph
+from router.encoder_graph import ENCODING, EncoderGraph
+from router.familiarity import Familiarity, unfamiliar
 from router.head_file import read_head
+from router.protocol import Answers, Router
 from router.softmax import softmax
 
 
-class EmbeddingRouter:
+class EmbeddingRouter(Router):
     """softmax(cos(h, mean_k) / temperature), h the mean-pooled encoding of the text."""
 
     def __init__(
@@ -27,8 +29,11 @@ class EmbeddingRouter:
         temperature: float,
         threads: int = 1,
         keeps: Kept = "head_and_tail",
+        familiarity: Familiarity | None = None,
     ) -> None:
         """Open the encoder in `folder` and the unit means W [K, H] in `head`, which a user knows as `shown`.
+
+        Without a `familiarity` no text is unfamiliar.
 
         Raises:
             BundleError: a file can't be read, or is of other experts or another encoder.
@@ -37,16 +42,23 @@ class EmbeddingRouter:
         self.labels = labels
         self._temperature = temperature
         self._means = read_head(head, shown, labels)[0]["W"]
-        width = self._means.shape[1]
-        self._graph = EncoderGraph(folder, "text_embedding", width, max_tokens, threads, keeps)
+        self._familiarity = familiarity
+        outputs = {ENCODING: self._means.shape[1]} | (familiarity.reads if familiarity else {})
+        self._graph = EncoderGraph(folder, outputs, max_tokens, threads, keeps)
 
     def scores(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return the cosines `[n, K]`; each row depends on its own text only."""
-        return cosines(self._graph.run(texts), self._means)
+        return cosines(self._graph.run(texts)[ENCODING], self._means)
 
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return `[n, K]`; each row sums to one and depends on its own text only."""
-        return softmax(self.scores(texts), self._temperature)
+        return self.answers(texts).probabilities
+
+    def answers(self, texts: Sequence[str]) -> Answers:
+        """Return the probabilities, and which texts are unfamiliar, from one pass of the encoder."""
+        found = self._graph.run(texts)
+        scores = cosines(found[ENCODING], self._means)
+        return Answers(softmax(scores, self._temperature), unfamiliar(found, self._familiarity))
 
 
 def cosines(embeddings: NDArray[np.float32], means: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +17,19 @@ from router.tokens import TextTokens
 
 MODEL_FILE = Path(ROUTER_MODEL).name
 TOKENIZER_FILE = "tokenizer.json"
+LOGITS, ENCODING = "logits", "text_embedding"
+"""The graph's outputs: `[n, K]` of a semantic router, and `[n, H]` of any."""
 TEXTS, ALONE = "texts", "alone"
 """What a graph's own metadata say if it is to get one text at a time, because a batch would change its answers."""
 
 
 class EncoderGraph:
-    """Texts to one output of the graph: `logits` of a semantic router, `text_embedding` of any."""
+    """Texts to outputs of the graph, in one pass."""
 
     def __init__(
         self,
         folder: Path,
-        output: str,
-        width: int,
+        outputs: Mapping[str, int],
         max_tokens: int,
         threads: int,
         keeps: Kept,
@@ -36,33 +37,39 @@ class EncoderGraph:
     ) -> None:
         """Open the graph `file` and the tokenizer in `folder`; `threads` is what one forward pass may use.
 
+        `outputs` are the widths of those that are wanted.
+
         Raises:
-            BundleError: a file can't be read, or the graph's `output` is not `width` wide.
+            BundleError: a file can't be read, or an output of the graph is not as wide.
 
         """
         self._session = _session(folder / file, threads)
         self._alone = self._session.get_modelmeta().custom_metadata_map.get(TEXTS) == ALONE
         self._tokens = TextTokens(_tokenizer(folder / TOKENIZER_FILE), max_tokens, keeps)
-        self._output, self._width = output, width
+        self._widths = dict(outputs)
         widths = {each.name: each.shape[1] for each in self._session.get_outputs()}
-        if widths.get(output) != width:
-            what = "outputs" if output == "logits" else "features"
+        for output, width in outputs.items():
+            if widths.get(output) == width:
+                continue
+            what = "outputs" if output == LOGITS else "features"
             raise BundleError(
                 f"{ROUTER_FOLDER}/{file}",
                 output,
                 f"the router has {widths.get(output)} {what}, the bundle has {width}"
-                + (" experts" if output == "logits" else ""),
+                + (" experts" if output == LOGITS else ""),
                 "Train the bundle again",
             )
 
-    def run(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return the output `[n, width]`; each row depends on its own text only."""
-        if self._alone and len(texts) > 1:
-            return np.concatenate([self.run([text]) for text in texts])
-        rows = np.zeros((len(texts), self._width), dtype=np.float32)
-        for places, ids, mask in self._tokens.batches(texts):
-            feeds = {"input_ids": ids, "attention_mask": mask}
-            rows[places] = self._session.run([self._output], feeds)[0]
+    def run(self, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Return each output `[n, width]` by its name; each row depends on its own text only."""
+        rows = {name: np.zeros((len(texts), width), np.float32) for name, width in self._widths.items()}
+        step = 1 if self._alone else max(len(texts), 1)
+        for first in range(0, len(texts), step):
+            for places, ids, mask in self._tokens.batches(texts[first : first + step]):
+                feeds = {"input_ids": ids, "attention_mask": mask}
+                found = self._session.run(list(rows), feeds)
+                for name, output in zip(rows, found, strict=True):
+                    rows[name][first + places] = output
         return rows
 
 

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from bundle.errors import BundleError
 from router.head_file import read_head
+from router.known_pairs import KnownPairs
+from router.protocol import Answers, Router
 from router.softmax import softmax
 from router.tokens import head_and_tail
 
@@ -19,13 +21,19 @@ _WORD = re.compile(r"\w+")
 _CHARACTERS_PER_TOKEN = 4
 
 
-class KeywordRouter:
+class KeywordRouter(Router):
     """softmax(shared words / temperature): W [K, V] says which of V keywords are expert k's."""
 
     def __init__(
-        self, head: Path, shown: str, labels: tuple[str, ...], max_tokens: int, temperature: float
+        self,
+        head: Path,
+        shown: str,
+        labels: tuple[str, ...],
+        max_tokens: int,
+        temperature: float,
+        known: KnownPairs | None = None,
     ) -> None:
-        """Open the keywords in `head`, which a user knows as `shown`.
+        """Open the keywords in `head`, which a user knows as `shown`; without `known` no text is unfamiliar.
 
         Raises:
             BundleError: it can't be read, or is of other experts.
@@ -33,6 +41,7 @@ class KeywordRouter:
         """
         self.labels = labels
         self._temperature = temperature
+        self._known = known
         tensors, metadata = read_head(head, shown, labels)
         words = json.loads(metadata.get("keywords", "[]"))
         self._weights = tensors["W"]
@@ -46,6 +55,11 @@ class KeywordRouter:
         """Return `[n, K]`; each row sums to one. A text without any keyword goes to nobody more than to others."""
         cut = [head_and_tail(text, self._characters) for text in texts]
         return softmax(shared_words(cut, self._column, self._weights), self._temperature)
+
+    def answers(self, texts: Sequence[str]) -> Answers:
+        """Return the probabilities, and which texts have too many pairs of words that are new."""
+        unfamiliar = [self._known is not None and self._known.too_few_in(text) for text in texts]
+        return Answers(self.probabilities(texts), np.array(unfamiliar, dtype=bool))
 
 
 def shared_words(

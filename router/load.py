@@ -5,6 +5,7 @@ from __future__ import annotations
 from bundle.errors import BundleError
 from bundle.manifest import OTHER_ROUTERS_FOLDER, RouterKind
 from bundle.read import ROUTER_CASCADE, ROUTER_HEAD, Bundle
+from router.familiar_file import read_familiarity, read_known_pairs
 from router.head_file import read_head
 from router.protocol import Router
 
@@ -25,7 +26,7 @@ def load_router(bundle: Bundle, threads: int = 1) -> Router:
 
     path, tokens = bundle.folder / ROUTER_CASCADE, manifest.routed_text.max_tokens
     model = HashedWordsModel(path, ROUTER_CASCADE, manifest.label_order, tokens)
-    return CascadeRouter(model, router, record.cascade.threshold)
+    return CascadeRouter(model, router, record.cascade.threshold, read_known_pairs(bundle))
 
 
 def load_other_router(bundle: Bundle, kind: RouterKind, threads: int = 1) -> Router:
@@ -49,12 +50,16 @@ def load_other_router(bundle: Bundle, kind: RouterKind, threads: int = 1) -> Rou
 
 def _open(bundle: Bundle, kind: RouterKind, head: str, temperature: float, threads: int) -> Router:
     labels, text = bundle.manifest.label_order, bundle.manifest.routed_text
+    served = kind == bundle.manifest.router.kind  # what is there for comparison is asked for its choice alone
+    familiarity = read_familiarity(bundle) if served else None
     match kind:  # a manifest with another kind was refused when it was read
         case "semantic":
             from router.semantic import SemanticRouter
 
             folder = bundle.router_folder
-            return SemanticRouter(folder, labels, text.max_tokens, temperature, threads, text.keeps)
+            return SemanticRouter(
+                folder, labels, text.max_tokens, temperature, threads, text.keeps, familiarity
+            )
         case "embedding":
             from router.embedding import EmbeddingRouter
 
@@ -67,8 +72,10 @@ def _open(bundle: Bundle, kind: RouterKind, head: str, temperature: float, threa
                 temperature,
                 threads,
                 text.keeps,
+                familiarity,
             )
         case "keyword":
             from router.keyword import KeywordRouter
 
-            return KeywordRouter(bundle.folder / head, head, labels, text.max_tokens, temperature)
+            known = read_known_pairs(bundle) if served else None
+            return KeywordRouter(bundle.folder / head, head, labels, text.max_tokens, temperature, known)

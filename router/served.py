@@ -7,11 +7,10 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from router.cascade import CascadeRouter
 from router.prompt_memory import PromptMemory
-from router.protocol import Router
+from router.protocol import Answer, Answers, Router
 from router.threaded import Routed, RouterThread
 
 
@@ -34,51 +33,56 @@ class ServedRouter:
     def at_once(self, text: str) -> Routed | None:
         """Return the answer of a text that waits for nothing; None: `route` has it, and need not look again."""
         start = time.perf_counter()
-        row, linear = self._memory.get(text), 0
-        if row is None:
-            row, linear = self._by_linear_model(text), 1
-        if row is None:
+        answer, linear = self._memory.get(text), 0
+        if answer is None:
+            answer, linear = self._by_linear_model(text), 1
+        if answer is None:
             return None
-        return Routed(row[None, :], time.perf_counter() - start, 1 - linear, linear)
+        row, unfamiliar = answer.probabilities[None, :], np.array([answer.unfamiliar])
+        return Routed(row, time.perf_counter() - start, unfamiliar, 1 - linear, linear)
 
     async def route(self, texts: Sequence[str], since: float | None = None) -> Routed:
-        """Return the probabilities of all texts; `since` (perf_counter) they were asked for `at_once`, in vain.
+        """Return the answers to all texts; `since` (perf_counter) they were asked for `at_once`, in vain.
 
         Raises as `RouterThread.route`.
         """
         start = time.perf_counter() if since is None else since
-        rows = np.zeros((len(texts), self._experts), np.float32)  # [n, K]
+        answers = Answers.of_nothing(len(texts), self._experts)
         places: dict[str, list[int]] = {}
         for place, text in enumerate(texts):
             places.setdefault(text, []).append(place)
         remembered = linear = 0
         rest = []
         for text, where in places.items():
-            row = self._memory.get(text) if since is None else None
-            if row is not None:
+            answer = self._memory.get(text) if since is None else None
+            if answer is not None:
                 remembered += len(where)
             elif since is None and self._cascade is not None:
-                row = self._by_linear_model(text)
-                linear += len(where) if row is not None else 0
+                answer = self._by_linear_model(text)
+                linear += len(where) if answer is not None else 0
                 if len(places) > 1:
                     await asyncio.sleep(0)  # a long list holds up nobody's tokens
-            if row is None:
+            if answer is None:
                 rest.append(text)
             else:
-                rows[where] = row
+                answers.put(where, answer)
         if rest:
-            routed = (await self._thread.route(rest)).probabilities
-            for text, row in zip(rest, routed, strict=True):
-                self._memory.put(text, row)
-                rows[places[text]] = row
-        return Routed(rows, time.perf_counter() - start, remembered, linear)
+            routed = await self._thread.route(rest)
+            for text, row, unfamiliar in zip(rest, routed.probabilities, routed.unfamiliar, strict=True):
+                answer = Answer(row, bool(unfamiliar))
+                self._memory.put(text, answer)
+                answers.put(places[text], answer)
+        seconds = time.perf_counter() - start
+        return Routed(answers.probabilities, seconds, answers.unfamiliar, remembered, linear)
 
-    def _by_linear_model(self, text: str) -> NDArray[np.float32] | None:
-        """Return a row `[K]` that the cascade's linear model is sure of, and remember it; None: it is the encoder's."""
+    def _by_linear_model(self, text: str) -> Answer | None:
+        """Return and remember what the cascade's linear model answers by itself; None: the text is the encoder's."""
         row = None if self._cascade is None else self._cascade.at_once(text)
-        if row is not None:
-            self._memory.put(text, row)
-        return row
+        if row is None:
+            return None
+        answer = Answer(row, unfamiliar=False)  # else it would have left the text to the encoder
+        self._memory.put(text, answer)
+        return answer
 
     def close(self) -> None:
         """Take no more texts, and return when those under way are routed or the router hangs."""

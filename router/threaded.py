@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from router.protocol import Router
+from router.protocol import Answer, Answers, Router
 
 _CLOSE_SECONDS = 1.0  # ours: a forward pass takes milliseconds
 _PASS_CHARACTERS = (
@@ -42,6 +42,8 @@ class Routed:
     """`[n, K]`, rows sum to one."""
     seconds: float
     """From the call to the answer: the wait behind earlier calls included."""
+    unfamiliar: NDArray[np.bool_]
+    """`[n]`: which of the texts are unlike anything in training."""
     remembered: int = 0
     """How many of the texts were not routed at all, because their answer was remembered."""
     linear: int = 0
@@ -52,15 +54,15 @@ class _Call:
     """The texts that one caller waits for."""
 
     def __init__(self, texts: int, experts: int) -> None:
-        self.answer: Future[NDArray[np.float32]] = Future()
-        self._rows = np.zeros((texts, experts), np.float32)
+        self.answer: Future[Answers] = Future()
+        self._answers = Answers.of_nothing(texts, experts)
         self._missing = texts
 
-    def put(self, place: int, row: NDArray[np.float32]) -> None:
-        self._rows[place] = row
+    def put(self, place: int, answer: Answer) -> None:
+        self._answers.put(place, answer)
         self._missing -= 1
         if not self._missing and self.answer.set_running_or_notify_cancel():
-            self.answer.set_result(self._rows)
+            self.answer.set_result(self._answers)
 
     def fail(self, error: BaseException) -> None:
         if self.answer.set_running_or_notify_cancel():
@@ -107,7 +109,7 @@ class RouterThread:
         self._worker.start()
 
     async def route(self, texts: Sequence[str]) -> Routed:
-        """Return the probabilities of all texts. One that is cancelled before its turn never reaches the router.
+        """Return the answers to all texts. One that is cancelled before its turn never reaches the router.
 
         Raises:
             RouterTimeoutError: it took too long, or an earlier call still does.
@@ -121,16 +123,16 @@ class RouterThread:
         if self._hangs():
             raise RouterTimeoutError(f"The router has not come back from a call for over {self._seconds} s")
         if not texts:
-            return Routed(np.zeros((0, len(self.router.labels)), np.float32), 0.0)
+            return Routed(np.zeros((0, len(self.router.labels)), np.float32), 0.0, np.zeros(0, dtype=bool))
         answer = self._queue(texts)
         try:
             async with asyncio.timeout(self._seconds) as limit:
-                probabilities = await asyncio.wrap_future(answer)
+                answers = await asyncio.wrap_future(answer)
         except TimeoutError as error:
             if not limit.expired():
                 raise  # the router's own
             raise RouterTimeoutError(f"The router did not answer within {self._seconds} s") from error
-        return Routed(probabilities, time.perf_counter() - start)
+        return Routed(answers.probabilities, time.perf_counter() - start, answers.unfamiliar)
 
     def close(self) -> None:
         """Take no more calls, and return when those already made are answered or the router hangs."""
@@ -143,7 +145,7 @@ class RouterThread:
         since = self._running_since
         return since is not None and time.monotonic() - since > self._seconds
 
-    def _queue(self, texts: Sequence[str]) -> Future[NDArray[np.float32]]:
+    def _queue(self, texts: Sequence[str]) -> Future[Answers]:
         call = _Call(len(texts), len(self.router.labels))
         with self._changed:
             if self._waiting and len(self._waiting) + len(texts) > self._queued_texts:
@@ -193,9 +195,9 @@ class RouterThread:
     def _answer(self, batch: Sequence[_Waiting]) -> None:
         shape = (len(batch), len(self.router.labels))
         try:
-            rows = self.router.probabilities([waiting.text for waiting in batch])  # [n, K]
-            if rows.shape != shape:
-                raise ValueError(f"the router gave {rows.shape} for {shape}")
+            answers = self.router.answers([waiting.text for waiting in batch])
+            if answers.probabilities.shape != shape:
+                raise ValueError(f"the router gave {answers.probabilities.shape} for {shape}")
         except BaseException as error:  # whatever ends a call, it must not end the thread
             if len(batch) == 1:
                 batch[0].call.fail(error)
@@ -204,9 +206,9 @@ class RouterThread:
                 if not waiting.call.answer.done():
                     self._answer([waiting])
             return
-        for waiting, row in zip(batch, rows, strict=True):
+        for number, waiting in enumerate(batch):
             if not waiting.call.answer.done():
-                waiting.call.put(waiting.place, row)
+                waiting.call.put(waiting.place, answers.one(number))
 
 
 def _give_way() -> None:

@@ -15,7 +15,7 @@ EXPERT = "x-gradientspace-expert"
 CONFIDENCE = "x-gradientspace-confidence"
 """The router's calibrated probability of the expert it chose; 1 if named, 0 if the router failed."""
 REASON = "x-gradientspace-reason"
-"""Why that expert: `routed`, `named`, `low_confidence`, `no_gain` or `router_error`."""
+"""Why that expert: `routed`, `named`, `unfamiliar`, `low_confidence`, `no_gain` or `router_error`."""
 ROUTER_MS = "x-gradientspace-router-ms"
 """What routing cost this request, in milliseconds; 0 if an expert was named."""
 

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from router.protocol import Router
 from training.run import Run
 
 
-class GradientRouter:
+class GradientRouter(Router):
     """softmax(cosine / temperature) of a prompt's gradient and the K centroids."""
 
     def __init__(self, run: Run, labels: tuple[str, ...], temperature: float = 1.0) -> None:

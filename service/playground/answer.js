@@ -88,6 +88,7 @@ export class Answer {
       routed: `routed, ${sure} sure, in ${Number(headers.get("x-gradientspace-router-ms")).toFixed(1)} ms`,
       named: "asked by name",
       low_confidence: `the router was only ${sure} sure, so the fallback answers`,
+      unfamiliar: "nothing in training was like this, so no expert answers",
       no_gain: "no expert was measured to help here, so the fallback answers",
       router_error: "the router failed, so the fallback answers",
     }[headers.get("x-gradientspace-reason")] ?? "";

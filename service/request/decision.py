@@ -14,7 +14,7 @@ from router.threaded import Routed
 from service import headers
 from service.request.names import ModelNames, Target
 
-Reason = Literal["routed", "named", "low_confidence", "no_gain", "router_error"]
+Reason = Literal["routed", "named", "unfamiliar", "low_confidence", "no_gain", "router_error"]
 LISTED_PROMPTS = 128  # ours: about 3 KB of headers, below what proxies and Node take (4 to 16 KB)
 _log = logging.getLogger(__name__)
 
@@ -108,7 +108,8 @@ class Decider:
         expected = (len(texts), len(self.names.labels))
         if probabilities.shape != expected or not np.isfinite(probabilities).all():
             raise ValueError(f"the router gave {probabilities.shape} for {expected}, or not finite")
-        decisions = tuple(self._choose(row) for row in probabilities)
+        rows = zip(probabilities, routed.unfamiliar, strict=True)
+        decisions = tuple(self._choose(row, bool(unfamiliar)) for row, unfamiliar in rows)
         return Decided(decisions, routed.seconds, routed.remembered, routed.linear)
 
     def _failed(self, texts: Sequence[str]) -> Decided:
@@ -116,11 +117,15 @@ class Decider:
         _log.exception("The router failed; the fallback answers")
         return Decided((Decision(self.names.fallback, "router_error", 0.0),) * len(texts), 0.0)
 
-    def _choose(self, row: np.ndarray) -> Decision:
-        """Argmax of one row `[K]`, and whether its expert answers or the fallback."""
+    def _choose(self, row: np.ndarray, unfamiliar: bool) -> Decision:
+        """Argmax of one row `[K]`, and whether its expert answers or another."""
         best = int(row.argmax())
         confidence = float(row[best])
         label, expert = self.names.labels[best]
-        reason = self._policy.verdict(best, confidence)
-        target = expert if reason == "routed" and expert is not None else self.names.fallback
+        reason = self._policy.verdict(best, confidence, unfamiliar)
+        target = self.names.fallback
+        if reason == "routed" and expert is not None:
+            target = expert
+        elif reason == "unfamiliar" and self._policy.unfamiliar == "base":
+            target = self.names.base
         return Decision(target, reason, confidence, tuple(float(probability) for probability in row), label)

@@ -49,8 +49,8 @@ _HEADER_TEXTS = {
     headers.BUNDLE: "Which bundle answered: twelve hex digits",
     headers.EXPERT: "Who answered; for a list of prompts a comma list in prompt order",
     headers.CONFIDENCE: "The router's probability; for a list of prompts a comma list in prompt order",
-    headers.REASON: "`routed`, `named`, `low_confidence`, `no_gain` or `router_error`; a comma list for a "
-    "list of prompts",
+    headers.REASON: "`routed`, `named`, `unfamiliar`, `low_confidence`, `no_gain` or `router_error`; for a list of "
+    "prompts a comma list in prompt order",
     headers.ROUTER_MS: "What routing cost, in milliseconds",
 }
 

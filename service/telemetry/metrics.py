@@ -29,7 +29,7 @@ _CONFIDENCE_EDGES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # anchor
 UNDECIDED = "none"
 """The label of `expert` and `reason` where a request failed before anything was decided."""
 _ANSWERED_BY = ("memory", "linear", "router")
-_FALLBACK_REASONS = ("low_confidence", "no_gain", "router_error")
+_FALLBACK_REASONS = ("unfamiliar", "low_confidence", "no_gain", "router_error")
 
 
 class Metrics:
@@ -108,7 +108,7 @@ class Metrics:
         )
         self.fallbacks = Counter(
             "gradientspace_fallbacks",
-            "Routed texts that the fallback adapter answered",
+            "Texts for the router that no expert answered: the fallback did, or for unfamiliar ones perhaps the base",
             ["reason"],
             registry=registry,
         )

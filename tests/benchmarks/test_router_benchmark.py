@@ -19,6 +19,7 @@ from benchmarks.router import main, over_eager
 from benchmarks.router_rows import Rows, held_out_rows
 from benchmarks.router_timing import latencies, percentiles, texts_of_length
 from benchmarks.serving_servers import BenchmarkError
+from router.protocol import Router
 from tests.stand_ins.commands import run_command
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +76,7 @@ def test_texts_of_a_length_are_of_one_label_and_that_long() -> None:
 def test_routers_are_timed_in_turn_and_each_text_once() -> None:
     calls: list[tuple[str, str]] = []
 
-    class Named:
+    class Named(Router):
         labels = ("expert-0",)
 
         def __init__(self, name: str) -> None:

@@ -155,7 +155,8 @@ def test_the_cascade_answers_what_it_is_sure_of_and_leaves_the_rest_as_it_is(
     router = _cascade(exported)(tmp_path, LABELS)
     assert isinstance(router, CascadeRouter)
     texts = ["cat", "a long text in which no word is known", "cat"]
-    probabilities, sure = router.answered(texts)
+    answers, sure = router.answered(texts)
+    probabilities = answers.probabilities
     assert sure.tolist() == [True, False, True]
     assert np.array_equal(probabilities[1:2], exported.router.probabilities(texts[1:2]))
     scores = np.exp(np.array([0.1, 0, 20, 0]) / 2)  # one bucket: its root is one

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from router.protocol import Router
 from router.threaded import Routed, RouterFullError, RouterThread, RouterTimeoutError
 
 ENOUGH = 300.0
 
 
-class HangingRouter:
+class HangingRouter(Router):
     """Hangs in every call whose texts say so, until it is let go."""
 
     labels = ("expert-0", "expert-1")
@@ -240,9 +241,10 @@ async def test_a_timeout_that_the_router_raises_is_its_own_error() -> None:
 def test_a_process_whose_router_hangs_can_end() -> None:
     program = """
 import asyncio, threading
+from router.protocol import Router
 from router.threaded import RouterThread, RouterTimeoutError
 
-class Hangs:
+class Hangs(Router):
     labels = ()
     def probabilities(self, texts):
         threading.Event().wait()
@@ -261,7 +263,7 @@ asyncio.run(main())
     assert (done.returncode, done.stdout.strip()) == (0, "closed"), done.stderr
 
 
-class NiceRouter:
+class NiceRouter(Router):
     labels = ("expert-0",)
 
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from router.cascade import CascadeRouter
 from router.prompt_memory import PromptMemory
+from router.protocol import Router
 from router.served import ServedRouter
 
 
-class Encoder:
+class Encoder(Router):
     labels = ("expert-0", "expert-1")
 
     def __init__(self) -> None:

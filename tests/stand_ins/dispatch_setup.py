@@ -72,7 +72,7 @@ def small_gate(helps_from: Sequence[float | None]) -> dict[str, Any]:
 
 
 class WordRouter:
-    """Texts that begin with a digit go to the expert of that number, with probability 0.8."""
+    """Texts that begin with a digit go to the expert of that number, with probability 0.8; on "?!" end strange ones."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
@@ -88,7 +88,8 @@ class WordRouter:
         rows = np.full((len(texts), 3), 0.1, dtype=np.float32)
         for row, text in zip(rows, texts, strict=True):
             row[int(text[0])] = 0.8
-        return Routed(rows, 0.004)
+        unfamiliar = np.array([text.endswith("?!") for text in texts])
+        return Routed(rows, 0.004, unfamiliar)
 
 
 class Letters:

@@ -150,11 +150,14 @@ def judge_cascade(
     held_out: JudgedRows,
     encoder: ChosenPrecision,
     float32: RouterScores,
+    enough: NDArray[np.bool_],
     max_tokens: int,
     narrator: Narrator,
 ) -> JudgedCascade:
     """Say on the rows that chose nothing what the cascade is worth, and whether it is.
 
+    It leaves to the encoder what it is not sure of, and rows without `enough` known pairs of words `[n]`
+    (router/cascade.py).
     What is lost is measured against the encoder's scores in `float32` `[n, K]`, so what int8 costs counts as well.
     """
     if cascade is None:
@@ -165,7 +168,7 @@ def judge_cascade(
     own[others] = cascade.scores(
         words_of([held_out.texts[place] for place in np.flatnonzero(others)], max_tokens)
     )
-    sure = cascade.answers(own[others])
+    sure = cascade.answers(own[others]) & enough[others]
     linear, labels = own[others].argmax(1), held_out.labels[others]
     same = linear == encoder.scores[others].argmax(1)
     share = float(sure.mean())

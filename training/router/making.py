@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle.manifest import ENCODING_KINDS, Calibration, RouterKind, RouterRecord
-from bundle.read import ROUTER_CASCADE, ROUTER_HEAD
+from bundle.read import ROUTER_CASCADE, ROUTER_FAMILIAR, ROUTER_HEAD
 from router.embedding import cosines
 from router.keyword import shared_words
 from router.softmax import softmax
@@ -26,6 +26,14 @@ from training.router.other_kinds import keywords, mean_embeddings, write_head
 from training.router.precision import ChosenPrecision, choose_precision
 from training.router.quality import RouterScores, coverage_at, coverage_curve, quality, said_of_agreement
 from training.router.rows import JudgedRows, RoutedRows
+from training.router.unfamiliar import (
+    FAMILIAR,
+    KNOWN,
+    Encodings,
+    Vocabulary,
+    fit_vocabulary,
+    judge_unfamiliar,
+)
 from training.stages.outcome import Outcome
 from training.stages.store import StageResult
 
@@ -104,16 +112,15 @@ def make_router(
     kinds = _kinds(rows, held_out, known, unseen, head)
     served = kinds[section.kind]
     encodes = section.kind in ENCODING_KINDS
-    chosen = ChosenPrecision("float32", served.scores, {})
+    chosen = ChosenPrecision("float32", served.scores, unseen, {})
     cascade = None
     if encodes:
         write_router(folder, encoder, head, names, held_out.texts[:_SAMPLES], section.max_tokens)
         if section.precision == "auto":
             chosen = choose_precision(
                 folder,
-                served.scores,
+                unseen,
                 lambda embeddings: _scores_of(section.kind, embeddings, served.tensors),
-                served.tensors["W"].shape[1],
                 rows.texts,
                 encoder.tokens(section.max_tokens),
                 section.max_tokens,
@@ -137,10 +144,23 @@ def make_router(
         if kind != section.kind:
             said = each.metadata | {"temperature": repr(temperatures[kind])}
             write_head(folder.parent / OTHERS / f"{kind}.safetensors", each.tensors, names, said)
-    judged = judge_cascade(cascade, held_out, chosen, served.scores, section.max_tokens, narrator)
+    vocabulary = _vocabulary(rows, held_out, section, cascade, seed)
+    enough = np.ones(len(held_out.texts), dtype=bool) if vocabulary is None else vocabulary.enough
+    judged = judge_cascade(cascade, held_out, chosen, served.scores, enough, section.max_tokens, narrator)
     if cascade is not None and judged.used is not None:
         cascade.write(folder / Path(ROUTER_CASCADE).name, names)
-    probabilities = _served(cascade if judged.used else None, judged.scores, scores, temperature, held_out)
+    probabilities = _served(cascade if judged.used else None, judged.scores, scores, temperature, enough)
+    unfamiliar = None
+    if section.unfamiliar != "off":
+        unfamiliar = judge_unfamiliar(
+            folder / Path(ROUTER_FAMILIAR).name,
+            section.unfamiliar,
+            held_out,
+            Encodings(known, chosen.embeddings) if encodes else None,
+            vocabulary if judged.used or not encodes else None,
+            seed,
+            narrator,
+        )
     calibration = calibrate_router(probabilities, temperature, held_out, section.target_agreement, narrator)
     narrator.say(
         f"    agrees with the clusters on {calibration.agreement:.1%} of {calibration.held_out_rows:,} held-out rows "
@@ -166,6 +186,7 @@ def make_router(
         hidden=served.tensors["W"].shape[1],
         precision=chosen.precision,
         cascade=judged.used,
+        unfamiliar=unfamiliar,
     )
     return MadeRouter(made, calibration, found)
 
@@ -228,16 +249,27 @@ def _cascade(
     )
 
 
+def _vocabulary(
+    rows: RoutedRows, held_out: JudgedRows, section: RouterSection, cascade: Cascade | None, seed: int
+) -> Vocabulary | None:
+    """Return the pairs of words by which a router knows what is unfamiliar without its encoder, where it needs any."""
+    if section.unfamiliar == "off":
+        return None
+    if section.kind not in ENCODING_KINDS:
+        return fit_vocabulary(rows.texts, held_out, section.max_tokens, FAMILIAR, seed)
+    return None if cascade is None else fit_vocabulary(rows.texts, held_out, section.max_tokens, KNOWN, seed)
+
+
 def _served(
     cascade: Cascade | None,
     own: RouterScores | None,
     scores: RouterScores,
     temperature: float,
-    held_out: JudgedRows,
+    enough: NDArray[np.bool_],
 ) -> NDArray[np.float32]:
     """The probabilities of all held-out rows [n, K] as the service will give them."""
     probabilities = softmax(scores, temperature)
     if cascade is not None and own is not None:
-        sure = cascade.answers(own)
+        sure = cascade.answers(own) & enough
         probabilities[sure] = softmax(own[sure], cascade.temperature)
     return probabilities

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from router.prompt_memory import PromptMemory
+from router.protocol import Router
 from router.served import ServedRouter
 from service import headers
 from tests.stand_ins.dispatch_setup import EXPERTS, JSON, Setup
@@ -18,7 +19,7 @@ from tests.stand_ins.dispatch_setup import EXPERTS, JSON, Setup
 ENOUGH = 120.0  # seconds, to end a test that hangs
 
 
-class HeldRouter:
+class HeldRouter(Router):
     """Answers nothing until it is let go; then the digit that a text begins with decides."""
 
     labels = EXPERTS

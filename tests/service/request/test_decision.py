@@ -27,7 +27,7 @@ class AtOnce(WordRouter):
         self.tasks.append(len(asyncio.all_tasks()))
         row = np.full((1, 3), 0.1, dtype=np.float32)
         row[0, int(text[0])] = 0.8
-        return Routed(row, 0.0, linear=1) if self.answers else None
+        return Routed(row, 0.0, np.zeros(1, dtype=bool), linear=1) if self.answers else None
 
     async def route(self, texts: Sequence[str], since: float | None = None) -> Routed:
         self.tasks.append(len(asyncio.all_tasks()))
@@ -73,7 +73,8 @@ async def test_a_router_that_fails_never_fails_a_request(broken: object, when: s
             if isinstance(broken, Exception):
                 raise broken
             shape = (len(texts), 3 if broken == "nan" else 2)
-            return Routed(np.full(shape, np.nan if broken == "nan" else 0.5, dtype=np.float32), 0.001)
+            rows = np.full(shape, np.nan if broken == "nan" else 0.5, dtype=np.float32)
+            return Routed(rows, 0.001, np.zeros(len(texts), dtype=bool))
 
     setup = Setup(Broken())
     answer = await setup.post("/v1/completions", {"prompt": "1 hello"})

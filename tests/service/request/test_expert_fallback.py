@@ -31,7 +31,7 @@ class Given:
     async def route(self, texts: Sequence[str], since: float | None = None) -> Routed:
         if self.rows is None:
             raise RuntimeError("boom")
-        return Routed(np.array(self.rows, dtype=np.float32), 0.001)
+        return Routed(np.array(self.rows, dtype=np.float32), 0.001, np.zeros(len(texts), dtype=bool))
 
 
 async def test_the_expert_answers_under_its_own_name_whatever_the_reason() -> None:

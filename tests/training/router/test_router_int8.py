@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from router.encoder_graph import EncoderGraph
+from router.encoder_graph import ENCODING, LOGITS, EncoderGraph
 from tests.stand_ins.tiny_encoder import save_encoder
 from training.models.encoder import load_encoder
 from training.router.export import write_router
@@ -44,8 +44,8 @@ def test_the_encoder_becomes_int8_and_the_head_stays(encoder_folder: Path, tmp_p
     assert max(int(np.abs(matrix.astype(int)).max()) for matrix in matrices) <= 64
     assert all(matrix.shape != (h, k) for matrix in matrices)
     (tmp_path / "small.onnx").replace(tmp_path / "model.onnx")
-    logits = EncoderGraph(tmp_path, "logits", k, 16, 1, "head_and_tail").run(texts)
-    embeddings = EncoderGraph(tmp_path, "text_embedding", h, 16, 1, "head_and_tail").run(texts)
+    both = EncoderGraph(tmp_path, {LOGITS: k, ENCODING: h}, 16, 1, "head_and_tail").run(texts)
+    logits, embeddings = both[LOGITS], both[ENCODING]
     assert np.abs(logits - head.logits(embeddings)).max() < 1e-4
     assert np.abs(embeddings - encoder.embed(texts, 16)).max() < 0.2
     assert np.abs(embeddings - encoder.embed(texts, 16)).max() > 0
@@ -57,12 +57,11 @@ def test_a_text_in_int8_is_read_as_if_it_were_alone(encoder_folder: Path, tmp_pa
     texts = ["add two numbers", "tell me a story about a cat and a dog", "write"]
     write_router(tmp_path, encoder, head, ("a", "b"), texts, 16)
     quantise(tmp_path / "model.onnx", tmp_path / "model.int8.onnx", texts, encoder.tokens(16))
-    graph = EncoderGraph(
-        tmp_path, "text_embedding", encoder.hidden, 16, 1, "head_and_tail", "model.int8.onnx"
-    )
-    together = graph.run(texts)
-    assert np.array_equal(together, np.vstack([graph.run([text]) for text in texts]))
-    assert graph.run([]).shape == (0, encoder.hidden)
+    outputs = {ENCODING: encoder.hidden}
+    graph = EncoderGraph(tmp_path, outputs, 16, 1, "head_and_tail", "model.int8.onnx")
+    together = graph.run(texts)[ENCODING]
+    assert np.array_equal(together, np.vstack([graph.run([text])[ENCODING] for text in texts]))
+    assert graph.run([])[ENCODING].shape == (0, encoder.hidden)
 
 
 def _products(folder: Path, matrices: list[np.ndarray]) -> Path:

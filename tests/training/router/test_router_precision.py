@@ -54,13 +54,12 @@ def chosen(
     setup: Setup, monkeypatch: pytest.MonkeyPatch, float32: NDArray[np.float32], int8: NDArray[np.float32]
 ) -> tuple[ChosenPrecision, str]:
     """What is chosen where the rows' scores are these `[n, 2]`; the graphs are real."""
-    monkeypatch.setattr(precision, "_scores", lambda *_: int8.astype(np.float32))
+    monkeypatch.setattr(precision, "_encodings", lambda *_: _encodings_of(int8, setup))
     said = io.StringIO()
     result = choose_precision(
         setup.folder,
-        float32.astype(np.float32),
+        _encodings_of(float32, setup),
         setup.head.logits,
-        setup.encoder.hidden,
         ["add two numbers", "tell me a story"],
         setup.encoder.tokens(16),
         16,
@@ -68,6 +67,12 @@ def chosen(
         Narrator(Console(file=said, width=300)),
     )
     return result, said.getvalue()
+
+
+def _encodings_of(scores: NDArray[np.floating], setup: Setup) -> NDArray[np.float32]:
+    """What the head, which takes an encoding's first two features, makes these scores of."""
+    others = np.zeros((len(scores), setup.encoder.hidden - 2))
+    return np.concatenate([scores, others], axis=1).astype(np.float32)
 
 
 def scores_with_margins(margins: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -97,12 +102,11 @@ def test_the_scores_are_the_graphs_own(setup: Setup) -> None:
     held_out = JudgedRows(
         ["add two numbers", "tell me a story", ""] * 20, np.zeros(60, np.int64), np.arange(60) < 30
     )
-    float32 = setup.head.logits(setup.encoder.embed(held_out.texts, 16))
+    float32 = setup.encoder.embed(held_out.texts, 16)
     found = choose_precision(
         setup.folder,
         float32,
         setup.head.logits,
-        setup.encoder.hidden,
         ["add two numbers"],
         setup.encoder.tokens(16),
         16,
@@ -111,4 +115,5 @@ def test_the_scores_are_the_graphs_own(setup: Setup) -> None:
     )
     assert found.found["rows"] == 60
     assert found.scores.shape == (60, 2)
-    assert np.abs(found.scores - float32).max() < 0.3
+    assert np.abs(found.scores - setup.head.logits(float32)).max() < 0.3
+    assert np.array_equal(found.scores, setup.head.logits(found.embeddings))
