@@ -30,7 +30,7 @@ from training.router.unfamiliar import FAMILIAR, KNOWN, fit_familiarity, fit_voc
 
 _DOMAINS = ("gsm8k", "math", "code", "finance_tatqa", "tinystories")
 _SEEN = 2_000  # rows that the shared base was trained on; the others are as good, and nobody need ask
-_TAUGHT, _FITTED, _JUDGED = 500, 180, 200
+_TAUGHT, _FITTED, _JUDGED = 350, 250, 100  # of each domain
 _MAX_TOKENS = 256
 _SEED = 0
 

@@ -67,6 +67,7 @@ def _summary(bundle: Bundle) -> dict[str, Any]:
             "encoder": manifest.router.encoder,
             "precision": manifest.router.precision,
             "cascade": manifest.router.cascade.model_dump() if manifest.router.cascade else None,
+            "unfamiliar": manifest.router.unfamiliar.model_dump() if manifest.router.unfamiliar else None,
             "routed_text": manifest.routed_text.rule,
             "max_tokens": manifest.routed_text.max_tokens,
             "agreement": manifest.calibration.agreement,
@@ -117,6 +118,13 @@ def _router(router: dict[str, Any], size: str) -> str:
     return ", ".join(parts)
 
 
+def _unfamiliar(record: dict[str, Any] | None) -> str:
+    if record is None:
+        return "not told apart: an expert answers, however strange the prompt"
+    caught = f"{record['caught']:.1%} of {record['rows']:,} held-out rows are caught, wrongly"
+    return f"what is unlike training goes to the {record['answers']}; {caught}"
+
+
 def _experts(summary: dict[str, Any]) -> str:
     out = len(summary["left_out"])
     said = f"K = {summary['k']}, LoRA rank {summary['lora']['rank']}"
@@ -159,6 +167,7 @@ def _print_tables(summary: dict[str, Any]) -> None:
         ("agreement", agreement),
         ("temperature", f"{router['temperature']:.3f}"),
         ("threshold", threshold),
+        ("unfamiliar", _unfamiliar(router["unfamiliar"])),
         ("splitting", _splitting(summary["served"])),
     ):
         facts.add_row(name, escape(value))

@@ -17,7 +17,7 @@ from router.load import load_other_router, load_router
 from tests.stand_ins.small_bundle import edit_manifest, reseal
 
 SINCE = {
-    "router": ("precision", "cascade"),
+    "router": ("precision", "cascade", "unfamiliar"),
     "routed_text": ("keeps",),
     "calibration": (
         *("fitted_rows", "macro_f1", "ece", "confidence", "shares"),

@@ -31,11 +31,17 @@ JSON = [(b"content-type", b"application/json")]
 
 
 def small_manifest(
-    threshold: float | None = None, helps_from: Sequence[float | None] | None = None
+    threshold: float | None = None,
+    helps_from: Sequence[float | None] | None = None,
+    unfamiliar: str | None = None,
 ) -> Manifest:
-    """With `helps_from`, for each expert, a gate: an expert of None is not in the bundle."""
+    """With `helps_from`, for each expert, a gate: an expert of None is not in the bundle.
+
+    `unfamiliar`, fallback or base, answers what is unlike training.
+    """
     expert = {"rows": 1, "share": 0.3}
     gate = None if helps_from is None else small_gate(helps_from)
+    told = {"by": "encoding", "threshold": 9, "quantile": 0.98, "caught": 0.02, "rows": 100}
     return Manifest.model_validate(
         {
             "created": "2026-01-01T00:00:00+00:00",
@@ -49,7 +55,13 @@ def small_manifest(
             ],
             "gate": gate,
             "fallback": {"kind": "warmup", "digest": "f" * 64},
-            "router": {"kind": "semantic", "encoder": "e", "encoder_sha256": "0" * 64, "hidden": 4},
+            "router": {
+                "kind": "semantic",
+                "encoder": "e",
+                "encoder_sha256": "0" * 64,
+                "hidden": 4,
+                "unfamiliar": unfamiliar and told | {"answers": unfamiliar},
+            },
             "routed_text": {"max_tokens": 64},
             "calibration": {"temperature": 1, "held_out_rows": 0, "agreement": 1, "threshold": threshold},
             "recipe": {},
@@ -114,8 +126,9 @@ class Setup:
         tracer: Any = None,
         limits: Limits = LIMITS,
         helps_from: Sequence[float | None] | None = None,
+        unfamiliar: str | None = None,
     ) -> None:
-        manifest = small_manifest(threshold, helps_from)
+        manifest = small_manifest(threshold, helps_from, unfamiliar)
         self.inner = FakeVllm()
         self.router = router or WordRouter()
         self.registry = CollectorRegistry()

@@ -119,6 +119,24 @@ async def test_where_no_expert_was_shown_to_help_the_fallback_answers() -> None:
     ] == "named"
 
 
+@pytest.mark.parametrize(
+    ("answers", "expert"), [("fallback", "fallback"), ("base", "tiny"), (None, "expert-1")]
+)
+async def test_what_is_unlike_training_goes_where_the_bundle_says(answers: str | None, expert: str) -> None:
+    setup = Setup(unfamiliar=answers, threshold=None if answers is None else 0.9)  # before low confidence
+    answer = await setup.post("/v1/completions", {"prompt": "1 ¿qué?!"})
+    reason = "routed" if answers is None else "unfamiliar"
+    assert (answer.headers[headers.EXPERT], answer.headers[headers.REASON]) == (expert, reason)
+    assert answer.headers[headers.CONFIDENCE] == "0.8000"
+    assert setup.inner.bodies[-1]["model"] == answer.json()["model"]
+    assert setup.count("fallbacks_total", reason="unfamiliar") == (answers is not None)
+    assert setup.count("routed_texts_total", bundle=setup.names.bundle, expert="expert-1") == 1
+    asked = ["2 a", "1 ¿qué?!", "0 b"]
+    listed = await Setup(unfamiliar=answers).post("/v1/completions", {"prompt": asked})
+    assert listed.headers[headers.EXPERT] == f"expert-2,{expert},expert-0"
+    assert listed.headers[headers.REASON] == f"routed,{reason},routed"
+
+
 async def test_a_router_that_is_not_sure_is_the_first_reason() -> None:
     setup = Setup(threshold=0.9, helps_from=[0.95, None, 0.5])
     for label in range(3):
