@@ -172,11 +172,13 @@ def _route(bundle: Bundle, inputs: Inputs, asked: Sequence[Record]) -> list[tupl
     folder_of = {expert.name: bundle.folder / expert.folder for expert in manifest.experts}
     fallback = (manifest.fallback.name, bundle.fallback_folder)
     texts = [routed_text(_row_of(record).prompt, inputs.recipe.router.routed_text) for record in asked]
-    probabilities = load_router(bundle, threads=1).probabilities(texts)  # [n, K]
+    said = load_router(bundle, threads=1).answers(texts)
     routed = []
-    for label, confidence in zip(probabilities.argmax(1), probabilities.max(1), strict=True):
+    for place in range(len(texts)):
+        probabilities, unfamiliar = said.one(place)
+        label = int(probabilities.argmax())
         name = manifest.label_order[label]
-        answers = policy.verdict(int(label), float(confidence)) == "routed"
+        answers = policy.verdict(label, float(probabilities[label]), unfamiliar) == "routed"
         routed.append((name, folder_of[name]) if answers else fallback)
     return routed
 

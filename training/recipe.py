@@ -236,10 +236,7 @@ class RouterSection(Section):
         "auto: a linear model answers where it surely agrees with the encoder, if that is often",
     )
     unfamiliar: Literal["fallback", "base", "off"] = _choice(
-        "fallback",
-        "ours",
-        "who answers a prompt that is unlike anything in training: the fallback or the base; off: an expert, as the "
-        "paper's router would have it",
+        "fallback", "ours", "who answers what is unlike anything in training; off: an expert all the same"
     )
     target_agreement: float | None = _choice(
         None, "paper", "below the confidence that reaches it the fallback answers; none: never", gt=0, lt=1
