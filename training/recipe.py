@@ -152,9 +152,9 @@ class ClustersSection(Section):
 
     k: int | None = _choice(None, "ours", "fix the number of clusters; none: clusters.rule chooses", ge=1)
     rule: Literal["routed", "paper"] = _choice(
-        "paper", "paper", "how K is chosen and clusters start: docs/cluster-count.md; paper: the silhouette"
+        "routed", "ours", "how K is chosen and clusters start: docs/cluster-count.md; paper: the silhouette"
     )
-    k_min: int = _choice(2, "ours", "smallest K tried", ge=2)
+    k_min: int = _choice(1, "ours", "smallest K tried; the paper's rule can't judge 1", ge=1)
     k_max: int = _choice(10, "ours", "largest K tried", ge=2)
     thresholds: tuple[Annotated[float, Field(gt=0, le=1)], ...] = _choice(
         (0.80, 0.85, 0.90, 0.95), "paper", "explained variance kept, 80-95 %", min_length=1

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.clusters.probe_halves import Halves, split_in_halves
+from training.clusters.probe_halves import Halves, Start, split_in_halves, text_clusters
 from training.clusters.readable import Prompts
 from training.clusters.readable_start import readable_clusters
 from training.clusters.silhouette_grid import Candidate, GridPoint, best_of, lift_weights, silhouette_grid
@@ -36,6 +36,7 @@ class ClusterStart:
 
     k: int
     rule: str
+    start: Start
     components: int
     grid: tuple[GridPoint, ...]
     singular_values: tuple[float, ...]
@@ -49,13 +50,15 @@ class ClusterStart:
         """Return what the report says of the choice.
 
         `halves` holds, per K, the mean over random halves of the probe and its 5 % and 95 % quantiles of the
-        silhouette, of the routed cosine (`routed`) and of the agreement between the halves, and in which
+        silhouette, of the routed cosine (`routed`, and `text` of K-means on prompts) and of the agreement between the
+        halves, the better start of readable clusters, and in which
         share of the splits this K had the highest silhouette (`won.paper`) and routed cosine (`won.routed`).
         """
         energy = np.square(self.singular_values)
         return {
             "k": self.k,
             "rule": self.rule,
+            "start": self.start,
             "components": self.components,
             "grid": [asdict(point) for point in self.grid],
             "singular_values": list(self.singular_values),
@@ -74,10 +77,12 @@ def choose_clusters(
     `gram` [n, n] are the cosines of the probe's gradients, `prompts` [n] its prompts; without them K is not judged, so
     it must be given, or the paper's rule, and `clusters.readable` must be 0.
 
+    Rule `routed`: the smallest K, one cluster among them, whose routed cosine (`training.clusters.probe_halves`) is
+    within one standard error of the highest, and the centroids of spherical K-means on whole gradients, or of K-means
+    on prompts where readable clusters that start there have the higher routed cosine.
     Rule `paper`: the highest silhouette over thresholds x K, and K-means' centroids in that subspace, lifted.
-    Rule `routed`: the smallest K whose routed cosine (`training.clusters.probe_halves`) is within one standard error
-    of the highest, and the centroids of spherical K-means on whole gradients. Either way the other rule's figures are
-    taken too. Of the gradients nothing but cosines enters, so V of G = U S V^T is never formed.
+    Either way the other rule's figures are taken too, and readable clusters are settled on the probe. Of the gradients
+    nothing but cosines enters, so V of G = U S V^T is never formed.
 
     Raises:
         RecipeError: the probe has too few rows for the range of K.
@@ -87,30 +92,47 @@ def choose_clusters(
     _refuse_small_probe(gram.shape[0], section)
     cosines = gram.double().cpu().numpy()
     spectrum = spectrum_of(cosines)
-    ks = [section.k] if section.k is not None else list(range(section.k_min, section.k_max + 1))
+    ks = [section.k] if section.k is not None else list(range(max(2, section.k_min), section.k_max + 1))
     candidates = silhouette_grid(cosines, spectrum, ks, section.thresholds, section.n_init, seed)
     halves = None
     if section.k is None and prompts is not None:
-        embeddings = prompts.embeddings[prompts.rows].astype(np.float64)
-        halves = split_in_halves(cosines, embeddings, ks, section.thresholds, _SPLITS, seed)
+        halves = split_in_halves(cosines, prompts, ks, section.thresholds, _SPLITS, seed, section.readable)
     k = _choice_of(section, candidates, halves)
-    components, weights, labels = _start(cosines, spectrum, candidates, k, section, seed)
+    first = _first_clusters(cosines, spectrum, candidates, k, section, seed)
+    begun: Start = "gradients"
     if section.readable and k > 1 and prompts is not None:
-        labels = _readable(cosines, labels, k, prompts, section.readable)
-        weights = member_weights(labels, k)
+        if section.rule == "routed" and halves is not None:
+            begun = halves.starts[halves.ks.index(k)]
+        labels = first.labels
+        if begun == "text":
+            labels = text_clusters(prompts.embeddings[prompts.rows], k, section.n_init, seed)
+        labels = readable_clusters(
+            cosines, labels, k, lambda now: prompts.log_chances(now, k), section.readable
+        )
+        first = _First(first.components, member_weights(labels, k), labels)
     distinguishable, warnings = (None, []) if halves is None else _judge(halves, k, len(cosines))
     return ClusterStart(
         k=k,
         rule=section.rule,
-        components=components,
+        start=begun,
+        components=first.components,
         grid=tuple(candidate.point for candidate in candidates),
         singular_values=tuple(float(value) for value in np.sqrt(spectrum.energies)),
-        weights=torch.from_numpy(weights),
-        probe_labels=tuple(int(label) for label in labels),
+        weights=torch.from_numpy(first.weights),
+        probe_labels=tuple(int(label) for label in first.labels),
         halves=halves,
         distinguishable=distinguishable,
         warnings=tuple(warnings),
     )
+
+
+@dataclass(frozen=True)
+class _First:
+    """The directions used, the lift [n, K] and the labels [n] of the first clusters."""
+
+    components: int
+    weights: Matrix
+    labels: Labels
 
 
 def _choice_of(section: ClustersSection, candidates: Sequence[Candidate], halves: Halves | None) -> int:
@@ -122,7 +144,7 @@ def _choice_of(section: ClustersSection, candidates: Sequence[Candidate], halves
         case "routed":
             if halves is None:
                 raise ValueError("Without embeddings of the prompts no K can be chosen by rule 'routed'")
-            return _routed_choice(halves)
+            return _routed_choice(halves, section.k_min)
 
 
 def _refuse_small_probe(n: int, section: ClustersSection) -> None:
@@ -141,38 +163,36 @@ def _refuse_small_probe(n: int, section: ClustersSection) -> None:
         )
 
 
-def _routed_choice(halves: Halves) -> int:
-    """The smallest K that is not behind the best by more than one standard error (as CART prunes trees).
+def _routed_choice(halves: Halves, k_min: int) -> int:
+    """The smallest K, 1 if it may be, not behind the best by more than one standard error (as CART prunes trees).
 
     The spread of the difference over the splits stands for its standard error; docs/measurements/cluster-count.md
     compares it with what other probes give.
     """
-    best = int(halves.routed.mean(0).argmax())
-    behind = halves.routed[:, [best]] - halves.routed  # [S, K]
+    ks, routed = halves.ks, halves.routed  # [S, K]
+    if k_min == 1:
+        ks, routed = (1, *ks), np.column_stack([halves.one_cluster, routed])
+    best = int(routed.mean(0).argmax())
+    behind = routed[:, [best]] - routed  # [S, K]
     as_good = behind.mean(0) <= behind.std(0, ddof=1)  # the best itself among them: 0 <= 0
-    return halves.ks[int(as_good.argmax())]
+    return ks[int(as_good.argmax())]
 
 
-def _start(
+def _first_clusters(
     cosines: Matrix,
     spectrum: Spectrum,
     candidates: Sequence[Candidate],
     k: int,
     section: ClustersSection,
     seed: int,
-) -> tuple[int, Matrix, Labels]:
-    """The directions used, the lift [n, K] and the labels [n]."""
+) -> _First:
     match section.rule:
         case "paper":
             best = best_of([candidate for candidate in candidates if candidate.point.k == k])
-            return best.point.components, lift_weights(best, spectrum), best.labels
+            return _First(best.point.components, lift_weights(best, spectrum), best.labels)
         case "routed":
             labels = spherical_kmeans(cosines, spectrum, k, section.n_init, seed)
-            return min(k, len(spectrum.energies)), member_weights(labels, k), labels
-
-
-def _readable(cosines: Matrix, labels: Labels, k: int, prompts: Prompts, weight: float) -> Labels:
-    return readable_clusters(cosines, labels, k, lambda now: prompts.log_chances(now, k), weight)
+            return _First(min(k, len(spectrum.energies)), member_weights(labels, k), labels)
 
 
 def _judge(halves: Halves, k: int, n: int) -> tuple[bool, list[str]]:
@@ -215,6 +235,7 @@ def _spread(halves: Halves) -> dict[str, Any]:
     measures = {
         "silhouette": halves.silhouettes,
         "routed": halves.routed,
+        "text": halves.text,
         "agreement": halves.agreement,
     }
     won = {"paper": halves.silhouettes.argmax(1), "routed": halves.routed.argmax(1)}  # [S]
@@ -222,7 +243,7 @@ def _spread(halves: Halves) -> dict[str, Any]:
         "splits": len(halves.one_cluster),
         "one_cluster": _quantiles(halves.one_cluster),
         "by_k": [
-            {"k": k}
+            {"k": k, "start": halves.starts[place]}
             | {name: _quantiles(values[:, place]) for name, values in measures.items()}
             | {"won": {rule: float((places == place).mean()) for rule, places in won.items()}}
             for place, k in enumerate(halves.ks)

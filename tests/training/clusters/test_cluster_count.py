@@ -121,8 +121,10 @@ def test_clusters_that_no_prompt_betrays_are_not_chosen() -> None:
     assert start.k == 2
     assert start.distinguishable is True
     nothing = choose(rows, embeddings=noise.astype(np.float32), k_max=3)
-    assert nothing.distinguishable is False
-    assert nothing.warnings[0].startswith(f"K = {nothing.k} is worse than one cluster: ")
+    assert (nothing.k, nothing.probe_labels) == (1, (0,) * len(labels))  # it is not to be split
+    forced = choose(rows, embeddings=noise.astype(np.float32), k_min=2, k_max=3)
+    assert forced.distinguishable is False
+    assert forced.warnings[0].startswith(f"K = {forced.k} is worse than one cluster: ")
 
 
 def test_without_embeddings_only_the_papers_rule_can_choose() -> None:
@@ -161,6 +163,7 @@ def test_the_smallest_k_that_is_as_good_wins(monkeypatch: pytest.MonkeyPatch) ->
         halves = real(*arguments)  # type: ignore[arg-type]
         # K = 4 has the highest mean; K = 3 is behind by less than the spread of the difference, K = 2 by more.
         turns = np.where(np.arange(8) % 2 == 0, 0.02, -0.02)
+        halves.one_cluster[:] = 0.05
         halves.routed[:] = np.stack([0.10 + 0 * turns, 0.49 + turns, 0.50 + 0 * turns], axis=1)
         return halves
 
@@ -252,7 +255,7 @@ def test_a_probe_too_small_for_the_range() -> None:
 @pytest.mark.parametrize("rule", ["routed", "paper"])
 def test_rows_that_are_all_alike(rule: str) -> None:
     start = choose(torch.ones(12, 1, dtype=torch.float64), rule=rule, k_max=3, n_init=1)
-    assert (start.k, start.distinguishable) == (2, False)
+    assert (start.k, start.distinguishable) == (1 if rule == "routed" else 2, False)
     assert bool(torch.isfinite(start.weights).all())
     assert bool((start.weights.sum(0) > 0).any())
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import Ridge
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
@@ -13,11 +15,15 @@ from torch.nn.functional import cosine_similarity
 from tests.stand_ins.planted import isotropic, planted
 from training.clusters import probe_halves
 from training.clusters.probe_halves import Halves, split_in_halves
+from training.clusters.readable import in_folds
 
 
-def halves_of(rows: Tensor, ks: range, embeddings: np.ndarray | None = None, splits: int = 6) -> Halves:
-    prompts = rows.numpy() if embeddings is None else embeddings
-    return split_in_halves((rows @ rows.T).numpy(), prompts, ks, [0.9], splits, 0)
+def halves_of(
+    rows: Tensor, ks: range, embeddings: np.ndarray | None = None, splits: int = 6, readable: float = 0.0
+) -> Halves:
+    texts = [str(row) for row in range(len(rows))]
+    prompts = in_folds(rows.numpy() if embeddings is None else embeddings, range(len(rows)), texts, 0)
+    return split_in_halves((rows @ rows.T).numpy(), prompts, ks, [0.9], splits, 0, readable)
 
 
 def test_the_routed_cosine_is_that_of_whole_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,3 +71,27 @@ def test_each_split_is_a_new_one() -> None:
     found = halves_of(planted(2, each=12, spread=0.5)[0], range(2, 4), splits=4)
     assert found.routed.shape == found.silhouettes.shape == found.agreement.shape == (4, 2)
     assert len(set(found.one_cluster.tolist())) == 4
+
+
+def test_readable_clusters_start_from_gradients_or_from_prompts() -> None:
+    """Gradients that show four bundles faintly and prompts that show them well: text is the better start, and shown."""
+    rows, labels = planted(4, each=30, spread=1.6)
+    noise = np.random.default_rng(0).normal(size=(120, 6))
+    prompts = np.concatenate([6 * np.eye(4)[labels], noise], axis=1).astype(np.float32)
+    plain, drawn = (halves_of(rows, range(4, 5), prompts, readable=weight) for weight in (0.0, 0.1))
+    assert plain.starts == ("gradients",)
+    assert drawn.starts == ("text",)
+    assert drawn.routed.mean() > plain.routed.mean() + 0.01
+    assert np.array_equal(drawn.text, plain.text)
+    assert drawn.text.mean() == pytest.approx(drawn.routed.mean(), abs=0.02)
+
+
+def test_the_crossed_smoother_is_ridge_on_the_other_folds() -> None:
+    draw = np.random.default_rng(0)
+    embeddings, folds = draw.normal(size=(40, 6)), draw.integers(0, 5, 40)
+    targets = np.eye(3)[draw.integers(0, 3, 40)]
+    expected = cross_val_predict(
+        make_pipeline(StandardScaler(), Ridge(alpha=6.0)), embeddings, targets, cv=PredefinedSplit(folds)
+    )
+    found = probe_halves._crossed(embeddings, folds) @ targets
+    assert found == pytest.approx(expected, abs=1e-9)
