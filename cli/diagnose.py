@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.fail import fail
+from cli.split_table import print_split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from training.diagnosis.properties import Check
     from training.recipe import Recipe
     from training.rows.rendering import TokenRow
+
+_CHECKED = 8  # rows
+_SAMPLED = 256  # rows of --split
 
 
 def diagnose(
@@ -34,16 +38,30 @@ def diagnose(
             "--data", help="File or folder of rows, or hub data set (ID:CONFIG:SPLIT). May be repeated."
         ),
     ] = None,
-    rows: Annotated[int, typer.Option("--rows", min=1, help="Rows to check on, spread over the data.")] = 8,
+    rows: Annotated[
+        int | None,
+        typer.Option("--rows", min=1, help="Rows to check on, spread over the data; 8, or 256 with --split."),
+    ] = None,
+    split: Annotated[
+        bool,
+        typer.Option(
+            "--split", help="Ask instead whether splitting would help: routed cosine for each K, no expert."
+        ),
+    ] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe, as for `train`."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Check on a few rows that the gradients Stage II clusters are exact, and what to change where not.
 
-    Exits with 0 if all checks pass, 1 if one fails, 2 if they could not be run.
+    Exits with 0 if all checks pass, 1 if one fails, 2 if they could not be run. With --split another question is
+    asked, whether an expert per cluster may help on these rows: 0 if it was answered.
     """
     from training.errors import TrainingError
     from training.progress import Narrator
-    from training.recipe import BaseSection, DataSection, Recipe
+    from training.recipe import BaseSection, DataSection, Recipe, read_recipe
     from training.stages.record import recorded_recipe
     from training.stages.store import FinishedStages
 
@@ -61,7 +79,13 @@ def diagnose(
             fail("No rows are given. Use --data FILE, or --run FOLDER.")
         if run:
             adapter = FinishedStages(run / "stages", Narrator()).left("warmup").folder
-        checks = _checks(recipe, adapter, rows)
+        if settings:
+            given = recipe.model_dump(mode="json") | {"output": str(recipe.output or Path())}
+            recipe = read_recipe(None, given, settings)
+        if split:
+            print_split(recipe, adapter, rows or _SAMPLED, as_json)
+            return
+        checks = _checks(recipe, adapter, rows or _CHECKED)
     except TrainingError as error:
         fail(str(error))
     _print(checks, as_json)

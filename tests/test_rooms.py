@@ -31,7 +31,7 @@ SUB_ROOMS: dict[str, tuple[str, ...]] = {
         *("errors", "progress", "recipe_values", "recipe"),
         *("rows", "models", "stages", "gradients", "diagnosis", "memory", "clusters"),
         *("router", "report", "bundling", "pack"),
-        *("stage_one", "stage_two", "stage_two_orders", "stage_three", "run", "pipeline"),
+        *("stage_one", "stage_two", "stage_two_orders", "split_estimate", "stage_three", "run", "pipeline"),
     ),
     "evaluation": (
         *("errors", "intervals", "record", "seed", "methods", "answers", "table_one", "evidence", "served"),

@@ -130,6 +130,8 @@ def start_clusters(
         write_start(folder, centroids, gram, torch.tensor(start.probe_labels))
         dimension = supply.source.dimension
         store.narrator.say(f"    K = {start.k}, in {start.components} directions; d = {dimension:,}")
+        if start.k == 1 and start.warnings:
+            store.narrator.warn(start.warnings[0])
         names = [name for name, _, _ in checked.factors]
         by_factor = dict(zip(names, shares.mean(store.world), strict=True))
         return {"spectrum": start.summary() | {"dimension": dimension}, "factor_shares": by_factor}

@@ -84,6 +84,7 @@ def finish_run(folder: Path, *, per_skill: int = 24, **changes: Any) -> None:
         "split.probe_at_least": 24,
         "warmup.at_least_steps": 10,
         "warmup.learning_rate": 5e-3,
+        "clusters.rule": "paper",
         "clusters.k_max": 3,
         "clusters.n_init": 2,
         "clusters.max_epochs": 2,

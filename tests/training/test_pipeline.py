@@ -10,6 +10,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from peft import PeftModel
@@ -20,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from bundle.base_check import check_base
 from bundle.read import read_bundle
 from demo.rows import make_rows
+from router.load import load_router
 from router.semantic import SemanticRouter
 from tests.stand_ins.forked import exit_code, forked
 from tests.stand_ins.killed_line import train_until_killed
@@ -153,6 +155,21 @@ def test_experts_share_part_of_the_epochs_and_start_from_there(first: TinyRun, t
     assert {title for title, kept in run.kept().items() if not kept} == {
         title for title in run.kept() if ": expert " in title
     }
+
+
+def test_rows_that_are_not_to_be_split_become_a_bundle_of_one_expert(first: TinyRun, tmp_path: Path) -> None:
+    run = first.copied_to(tmp_path)
+    bundle = run.train(clusters__k=1)
+    manifest = bundle.manifest
+    assert [(expert.name, expert.rows, expert.share) for expert in manifest.experts] == [
+        ("expert-0", 104, 1.0)
+    ]
+    labels = pq.read_table(run.folder / "stages/assignment/assignments.parquet")["label"].to_numpy()
+    assert set(labels.tolist()) == {0}
+    router = load_router(bundle)
+    assert router.labels == ("expert-0",)
+    assert router.probabilities(["Add 3 and 4.", "Tell a story."]).tolist() == [[1.0], [1.0]]
+    assert (bundle.folder / "report" / "report.html").is_file()
 
 
 def test_what_no_stage_depends_on_still_reaches_the_bundle(first: TinyRun, tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def _choice_of(section: ClustersSection, candidates: Sequence[Candidate], halves
         case "routed":
             if halves is None:
                 raise ValueError("Without embeddings of the prompts no K can be chosen by rule 'routed'")
-            return _routed_choice(halves, section.k_min)
+            return routed_choice(halves, section.k_min)
 
 
 def _refuse_small_probe(n: int, section: ClustersSection) -> None:
@@ -163,7 +163,7 @@ def _refuse_small_probe(n: int, section: ClustersSection) -> None:
         )
 
 
-def _routed_choice(halves: Halves, k_min: int) -> int:
+def routed_choice(halves: Halves, k_min: int) -> int:
     """The smallest K, 1 if it may be, not behind the best by more than one standard error (as CART prunes trees).
 
     The spread of the difference over the splits stands for its standard error; docs/measurements/cluster-count.md
@@ -203,6 +203,12 @@ def _judge(halves: Halves, k: int, n: int) -> tuple[bool, list[str]]:
     splits, own = len(halves.one_cluster), routed[k]
     best = halves.ks[int(halves.routed.mean(0).argmax())]
     told, warnings = True, []
+    if k == 1:
+        warnings.append(
+            f"Don't split: the cosine of an unseen row with the centroid it is routed to is {_figure(own)} with one "
+            f"cluster, and the best of the larger K, {best}, is not ahead of it by more than its spread "
+            f"({_figure(routed[best])}). One adapter is trained on all rows (clusters.k_min=2 splits all the same)."
+        )
     for other in sorted({k - 1, k + 1, best} & set(routed) - {k}):
         ahead = int((own > routed[other]).sum())
         behind = ahead <= (1 - _AHEAD) * splits

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 from sklearn.preprocessing import StandardScaler
@@ -151,7 +152,7 @@ class _Half:
         return np.asarray((self.smoother @ np.eye(k)[labels]).argmax(1))
 
 
-def text_clusters(embeddings: Matrix, k: int, starts: int, seed: int) -> Labels:
+def text_clusters(embeddings: NDArray[np.floating], k: int, starts: int, seed: int) -> Labels:
     """K-means on prompts' embeddings [n, H]: labels [n]."""
     return KMeans(k, n_init=starts, random_state=seed).fit(embeddings).labels_.astype(np.int64)
 

@@ -121,7 +121,8 @@ def test_clusters_that_no_prompt_betrays_are_not_chosen() -> None:
     assert start.k == 2
     assert start.distinguishable is True
     nothing = choose(rows, embeddings=noise.astype(np.float32), k_max=3)
-    assert (nothing.k, nothing.probe_labels) == (1, (0,) * len(labels))  # it is not to be split
+    assert (nothing.k, nothing.probe_labels) == (1, (0,) * len(labels))
+    assert nothing.warnings[0].startswith("Don't split: the cosine of an unseen row")
     forced = choose(rows, embeddings=noise.astype(np.float32), k_min=2, k_max=3)
     assert forced.distinguishable is False
     assert forced.warnings[0].startswith(f"K = {forced.k} is worse than one cluster: ")
