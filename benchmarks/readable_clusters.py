@@ -34,7 +34,7 @@ _WEIGHTS = (0.05, 0.1, 0.2)
 
 @dataclass(frozen=True)
 class Rows:
-    """Cosines of all rows' gradients [M, M], embeddings [M, H], texts and sources [M], and which rows are unseen [M]."""
+    """All rows: cosines of gradients [M, M], embeddings [M, H], texts and sources [M], and which are unseen [M]."""
 
     cosines: Matrix
     embeddings: NDArray[np.float32]

@@ -24,6 +24,7 @@ def print_split(recipe: Recipe, adapter: Path | None, rows: int, as_json: bool) 
     from transformers.utils import logging
 
     from training.progress import Narrator
+    from training.recipe import SplitSection
     from training.split_estimate import estimate_split
     from training.stages.inputs import read_inputs
     from training.stages.processes import World
@@ -31,6 +32,9 @@ def print_split(recipe: Recipe, adapter: Path | None, rows: int, as_json: bool) 
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    if adapter is None:  # nothing is validated, and no probe is taken: a few rows will do
+        few = SplitSection(validation_at_least=8, probe_at_least=8)
+        recipe = recipe.model_copy(update={"split": few})
     narrator = Narrator()
     if as_json:
         narrator.silence()

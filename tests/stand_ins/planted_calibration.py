@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from tests.stand_ins.tiny_model import PlantedSource
-from training.clusters.centroids import Calibrated, Movement, calibrate
+from training.clusters.centroids import Calibrated, Movement, Readable, calibrate
+from training.clusters.readable import UNKNOWN, in_folds
 from training.progress import Advance, ignore_progress
 from training.recipe import ClustersSection
 from training.stages.checkpoint import Checkpoint
@@ -50,6 +52,7 @@ def run(
     start: Tensor | None = None,
     checkpoint: Checkpoint | None = None,
     advance: Advance = ignore_progress,
+    readable: Readable | None = None,
 ) -> Calibrated:
     planted = PlantedSource(source) if isinstance(source, Tensor) else source
     return calibrate(
@@ -61,4 +64,15 @@ def run(
         seed,
         checkpoint or never(),
         advance,
+        readable,
     )
+
+
+def drawn_by_prompts(weight: float = 0.1) -> Readable:
+    """Prompts that say a little of the planted directions; the first forty rows have a label at the start."""
+    embeddings = torch.randn(N, 6, generator=torch.Generator().manual_seed(1))
+    embeddings[:, :3] += normalize(planted_gradients(0.4), dim=1)[:, :3] * 3
+    start = np.full(N, UNKNOWN)
+    start[:40] = np.arange(40) % K
+    prompts = in_folds(embeddings.numpy(), range(N), [str(row) for row in range(N)], 0)
+    return Readable(weight, prompts, start)

@@ -158,7 +158,7 @@ def test_experts_share_part_of_the_epochs_and_start_from_there(first: TinyRun, t
 
 
 def test_rows_that_are_not_to_be_split_become_a_bundle_of_one_expert(first: TinyRun, tmp_path: Path) -> None:
-    run = first.copied_to(tmp_path)
+    run = first.copied_to(tmp_path / "one")
     bundle = run.train(clusters__k=1)
     manifest = bundle.manifest
     assert [(expert.name, expert.rows, expert.share) for expert in manifest.experts] == [

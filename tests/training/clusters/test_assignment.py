@@ -64,6 +64,19 @@ def test_the_nearest_centroid_the_margin_and_the_norm(tmp_path: Path) -> None:
     assert (found.k, found.warnings) == (3, ())
 
 
+def test_what_is_added_to_the_cosines_decides_and_the_cosine_stays_a_cosine() -> None:
+    cosines = np.array([[0.30, 0.20, 0.10], [0.30, 0.20, 0.10], [0.10, 0.20, 0.30], [0.1, 0.2, 0.3]])
+    drawn = np.array([[0, 0, 0], [-0.3, 0, 0], [0, -0.1, -0.1], [0, 0, -0.25]], dtype=np.float32)
+    found = assign(ComparedRows(cosines, np.ones(4), np.ones(4)), np.ones(4, dtype=bool), 1, drawn)
+    assert found.centroid_of_label == (1, 0, 2)
+    assert found.labels.tolist() == [1, 0, 2, 0]
+    assert found.cosine == pytest.approx([0.3, 0.2, 0.3, 0.2])
+    assert found.margin == pytest.approx([0.1, 0.1, 0.1, 0.1])
+    # Merged by score: the two rows of the tiny clusters go where their second best score is.
+    merged = assign(ComparedRows(cosines, np.ones(4), np.ones(4)), np.ones(4, dtype=bool), 2, drawn)
+    assert merged.k == 1 or merged.labels.tolist() != found.labels.tolist()
+
+
 def test_clusters_are_numbered_by_size() -> None:
     found = assigned([0, 1, 1, 1, 2, 2], 3)
     assert found.labels.tolist() == [2, 0, 0, 0, 1, 1]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.stand_ins.planted_calibration import SECTION, K, N, planted_gradients, run
+from tests.stand_ins.planted_calibration import SECTION, K, N, drawn_by_prompts, planted_gradients, run
 from tests.stand_ins.thread_world import together
 from tests.stand_ins.tiny_model import PlantedSource
 from training.clusters.centroids import Calibrated
@@ -60,6 +60,24 @@ def test_killed_and_resumed_it_ends_bit_for_bit_the_same(cache: str, dies_at: in
     assert found.converged == undisturbed.converged
     assert len(again.calls) == 3 * WINDOWS - dies_at  # no window twice
     assert sum(advanced) == 3 * N
+
+
+@pytest.mark.parametrize("dies_at", [2, 5, 7, 14])
+def test_readable_clusters_are_the_same_after_a_kill(dies_at: int, tmp_path: Path) -> None:
+    """In the first epoch, between two, and in a later one: heads are fitted anew to the labels that were saved."""
+    gradients, readable = planted_gradients(0.4), drawn_by_prompts()
+    undisturbed = run(gradients, look_ahead=2, readable=readable)
+    assert not torch.equal(undisturbed.centroids, run(gradients, look_ahead=2).centroids)
+    source = Mortal(gradients)
+    source.dies_at = dies_at
+    at = Checkpoint(tmp_path, "digest", 0.0, World())
+    with pytest.raises(Killed):
+        run(source, look_ahead=2, checkpoint=at, readable=readable)
+    at = Checkpoint(tmp_path, "digest", 0.0, World())
+    found = run(gradients, look_ahead=2, checkpoint=at, readable=readable)
+    assert torch.equal(found.centroids, undisturbed.centroids)
+    assert np.array_equal(found.labels, undisturbed.labels)
+    assert found.epochs == undisturbed.epochs
 
 
 def test_killed_again_and_again_with_another_look_ahead_each_time(tmp_path: Path) -> None:
@@ -150,11 +168,14 @@ class SharedOut(PlantedSource):
         return super().unit(rows, advance)
 
 
+@pytest.mark.parametrize("weight", [0, 0.1])
 @pytest.mark.parametrize("cache", ["exact", "ring"])
 @pytest.mark.parametrize("size", [2, 3])
-def test_several_processes_find_what_one_finds(cache: str, size: int, tmp_path: Path) -> None:
+def test_several_processes_find_what_one_finds(cache: str, size: int, weight: float, tmp_path: Path) -> None:
+    """Readable clusters too, though only the first process reads prompts."""
     gradients = planted_gradients(0.4)
-    alone = run(gradients, cache=cache, look_ahead=2)
+    readable = drawn_by_prompts(weight) if weight else None
+    alone = run(gradients, cache=cache, look_ahead=2, readable=readable)
 
     def work(world: World, dies_at: int = 10**9) -> tuple[Calibrated, int]:
         class Source(SharedOut, Mortal):
@@ -163,7 +184,7 @@ def test_several_processes_find_what_one_finds(cache: str, size: int, tmp_path: 
         source = Source(gradients)
         source.world, source.dies_at = world, dies_at
         at = Checkpoint(tmp_path / "at", "digest", 0.0, world)
-        found = run(source, cache=cache, look_ahead=2, checkpoint=at)
+        found = run(source, cache=cache, look_ahead=2, checkpoint=at, readable=readable)
         return found, sum(source.calls)
 
     with pytest.raises(Killed):
