@@ -19,6 +19,8 @@ FALLBACK_NAME = "fallback"
 OTHER_ROUTERS_FOLDER = "report/routers"
 """`<kind>.safetensors` of each kind that could have been served: Table 3 compares them."""
 HELD_OUT_FILE = "report/held_out.parquet"
+GATE_FILE = "report/gate.parquet"
+"""What decided who answers: each held-out row's loss under every adapter, and the router's probabilities."""
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 # A name stands in headers (where commas part names), in metrics, in URLs, in `model`, and as a folder.

@@ -101,10 +101,14 @@ def train(
         fail(str(error))
     except KeyboardInterrupt:
         fail("Stopped. The same command goes on with the stage it was in.", code=130)
-    narrator.title(f"\nThe bundle is ready: {bundle.folder} (K = {len(bundle.manifest.experts)})")
+    kept, k = len(bundle.manifest.experts), len(bundle.manifest.label_order)
+    experts = f"K = {k}" if kept == k else f"K = {k}, {kept} experts served"
+    narrator.title(f"\nThe bundle is ready: {bundle.folder} ({experts})")
     report = bundle.folder / "report"
     verdict = json.loads((report / "report.json").read_text(encoding="utf-8"))["verdict"]
     narrator.say(f"Verdict:     {verdict['headline']}")
     narrator.say(f"Why:         {report / 'report.html'}")
     narrator.say(f"Look at it:  gradientspace inspect {bundle.folder}")
     narrator.say(f"Serve it:    gradientspace serve {bundle.folder}")
+    splitting = verdict["findings"][0]  # the report's first question
+    narrator.say(f"{splitting['topic']} {splitting['text']}")

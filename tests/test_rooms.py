@@ -30,7 +30,7 @@ SUB_ROOMS: dict[str, tuple[str, ...]] = {
     "training": (
         *("errors", "progress", "recipe_values", "recipe"),
         *("rows", "models", "stages", "gradients", "diagnosis", "memory", "clusters"),
-        *("router", "report", "bundling", "pack"),
+        *("router", "gate", "report", "bundling", "pack"),
         *("stage_one", "stage_two", "stage_two_orders", "split_estimate", "stage_three", "run", "pipeline"),
     ),
     "evaluation": (

@@ -9,7 +9,8 @@ gradients                                 one row's gradient, many at a time; co
 clusters.count                            K, and where the centroids start
 clusters.centroids -> clusters.assignment -> clusters.row_orders
                                           the partition, and whether the order of the rows decides it
-models, router, `stage_three`             Stage III: an expert per cluster, and the router
+models, router, `stage_three`             Stage III: an expert per cluster, one LoRA on everything, and the router
+gate                                      who answers what, by the loss of held-out rows
 report                                    what people read
 bundling                                  what the service gets, and a model hub
 

@@ -68,7 +68,7 @@ def _walk(run: Run) -> None:
     _ = run.warmup
     _ = run.assigned, run.orders
     run.remove_gradients()
-    _ = run.held_out, run.experts, run.fallback, run.router
+    _ = run.held_out, run.experts, run.fallback, run.router, run.gate
 
 
 def _finish(run: Run, final: Path) -> None:
@@ -94,14 +94,18 @@ def _parts(run: Run, terms: Sequence[Sequence[str]]) -> Parts:
     """Return what goes into the bundle; `terms` are each cluster's typical words [K]."""
     inputs, recipe, assigned, router = run.inputs, run.inputs.recipe, run.assigned, run.router
     rows = zip(run.experts, assigned.rows, assigned.shares, terms, strict=True)
+    gate = run.gate.record if run.gate else None
+    names = [expert_name(label) for label in range(assigned.k)]
     end = answer_end_of(inputs.tokenizer, inputs.rows)
     run.store.narrator.say(f"    answers end with {described(inputs.tokenizer, end)}")
     return Parts(
         base=inputs.base,
         chat_template=inputs.chat_template,
+        labels=names,
         experts=[
-            Expert(expert_name(label), expert.folder, count, share, words)
+            Expert(names[label], expert.folder, count, share, words)
             for label, (expert, count, share, words) in enumerate(rows)
+            if gate is None or gate.labels[label].threshold is not None
         ],
         fallback=Fallback(recipe.fallback.train, adapter=(run.fallback or run.warmup).folder),
         router_folder=router.router_folder,
@@ -119,7 +123,9 @@ def _parts(run: Run, terms: Sequence[Sequence[str]]) -> Parts:
             assigned.assignments,
             held_out_table(inputs, run.held_out),
             router.others_folder,
+            run.gate.table if run.gate else None,
         ),
+        gate=gate,
     )
 
 
@@ -156,6 +162,7 @@ def _report(run: Run, terms: Sequence[Sequence[str]]) -> dict[str, Any]:
         "warmup": run.warmup.written,
         "experts": [expert.written for expert in run.experts],
         "on_all_rows": {name: adapter.written for name, adapter in on_all_rows.items() if adapter},
+        "gate": run.gate.written if run.gate else None,
         "router": made.record.model_dump() | made.calibration.model_dump() | made.found,
         "stages": {
             name: {"seconds": result.seconds, "peak_memory_mb": result.peak_memory_mb}

@@ -198,14 +198,24 @@ class ClustersSection(Section):
 class ExpertsSection(Section):
     """Stage III, the adapters (section 5.4.1)."""
 
-    epochs: int = _choice(3, "ours", "how often each row is seen after the warm-up", ge=1)
-    shared: float = _choice(
-        0.75,
+    epochs: int = _choice(
+        3,
         "ours",
-        "part of the epochs that one adapter on all rows has, before the experts start from it on their own rows; the "
-        "paper's is 0 (docs/measurements/table-one.md)",
-        ge=0,
-        lt=1,
+        "how often each row is seen after the warm-up, at most where training stops by itself",
+        ge=1,
+    )
+    shared: Literal["until_it_stops"] | Annotated[float, Field(ge=0, lt=1)] = _choice(
+        "until_it_stops",
+        "ours",
+        "one adapter on all rows first, then the experts start from it; until_it_stops: as long as its validation loss "
+        "falls, at most three quarters of the epochs; a number: that part of them, and the paper's is 0",
+    )
+    patience: int = _choice(
+        2,
+        "ours",
+        "with until_it_stops: quarters of an epoch in a row without a lower validation loss that end a training; one "
+        "may be chance, and a third costs as much again",
+        ge=1,
     )
     learning_rate: float = _choice(1e-4, "ours", "peak of a cosine", gt=0)
     batch_rows: int = _choice(16, "ours", "rows per optimiser step", ge=1)
@@ -238,6 +248,12 @@ class RouterSection(Section):
     unfamiliar: Literal["fallback", "base", "off"] = _choice(
         "fallback", "ours", "who answers what is unlike anything in training; off: an expert all the same"
     )
+    gate: Literal["measured", "off"] = _choice(
+        "measured",
+        "ours",
+        "measured: an expert answers where held-out rows show that it beats the fallback, and is left out if nowhere; "
+        "off: always, which is the paper's (docs/router.md)",
+    )
     target_agreement: float | None = _choice(
         None, "paper", "below the confidence that reaches it the fallback answers; none: never", gt=0, lt=1
     )
@@ -247,9 +263,9 @@ class FallbackSection(Section):
     """The adapter that answers when the router can't or should not choose."""
 
     train: Literal["warmup", "everything"] = _choice(
-        "warmup",
+        "everything",
         "ours",
-        "warmup: Stage I's adapter; everything: one trained on all rows, as long as an expert",
+        "everything: one LoRA on all rows, the shared adapter trained on as experts are; warmup: Stage I's adapter",
     )
 
 
@@ -371,6 +387,11 @@ def _check_sense(recipe: Recipe) -> None:
     if recipe.clusters.k_min > recipe.clusters.k_max:
         raise RecipeError(
             f"Recipe, clusters.k_min ({recipe.clusters.k_min}) is above k_max ({recipe.clusters.k_max})."
+        )
+    if recipe.router.gate == "measured" and recipe.fallback.train == "warmup":
+        raise RecipeError(
+            "Recipe, fallback.train: the gate compares every expert with one LoRA on everything, and the fallback is "
+            "to be the warm-up adapter. Set router.gate=off too, or leave fallback.train at everything."
         )
 
 

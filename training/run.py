@@ -17,6 +17,7 @@ from training.clusters.results import (
     OrdersCompared,
 )
 from training.errors import TrainingError
+from training.gate.gate import Gate, measure_gate
 from training.gradients.supply import GradientSupply
 from training.memory.plan import Plan
 from training.memory.planning import plan_clusters
@@ -159,17 +160,27 @@ class Run:
     @cached_property
     def experts(self) -> list[TrainedAdapter]:
         """An expert for each cluster [K]."""
+        if self.assigned.k == 1 and self.fallback is not None:
+            return [self.fallback]  # the same rows, from the same start, as long
         return train_experts(self.inputs, self.store, self.shared, self.assigned)
 
     @cached_property
     def fallback(self) -> TrainedAdapter | None:
         """The adapter on all rows, if the recipe asks for one."""
-        return train_fallback(self.inputs, self.store, self.warmup)
+        return train_fallback(self.inputs, self.store, self.shared)
 
     @cached_property
     def router(self) -> RouterStage:
         """The router."""
         return train_router(self.inputs, self.store, self.assigned, self.held_out)
+
+    @cached_property
+    def gate(self) -> Gate | None:
+        """Who answers what, if that is to be measured."""
+        if self.fallback is None or self.inputs.recipe.router.gate == "off":
+            return None
+        adapters = self.fallback, self.experts
+        return measure_gate(self.inputs, self.store, adapters, self.assigned, self.held_out, self.router)
 
     def prompt_gradients(self) -> PromptGradients:
         """Load the base for comparing prompts' own gradients with the centroids."""

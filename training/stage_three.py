@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import numpy as np
 from peft import PeftModel
 
 from training.clusters.results import Assigned
+from training.models.expert_schedules import schedule_after_it, shared_schedule
 from training.models.finetune import Schedule, load_adapter
-from training.recipe import ExpertsSection
 from training.router.held_out import LabelledHeldOut
 from training.router.making import RouterStage, make_router
 from training.router.rows import RoutedRows
@@ -27,15 +28,17 @@ def expert_name(label: int) -> str:
 
 
 def train_shared(inputs: Inputs, store: StageStore, warmup: TrainedAdapter) -> TrainedAdapter:
-    """Train the adapter that every expert starts from: the shared part of the epochs, on all rows.
+    """Train the adapter that every expert starts from, on all rows: as long as its validation loss falls.
 
-    The paper shares the warm-up alone; with that the warm-up adapter itself comes back. More is ours
-    (docs/measurements/table-one.md).
+    The paper shares the warm-up alone; with that (`experts.shared` = 0) the warm-up adapter itself comes back. More is
+    ours (docs/measurements/table-one.md).
     """
-    if not inputs.recipe.experts.shared:
+    section = inputs.recipe.experts
+    schedule = shared_schedule(section, section.learning_rate)
+    if not schedule.epochs:
         return warmup
     title = "Stage III: the adapter that the experts start from"
-    return _on_all_rows(inputs, store, warmup, _OnAllRows("shared", title, inputs.recipe.experts.shared))
+    return _on_all_rows(inputs, store, warmup, schedule, Stage("shared", title, {}))
 
 
 def train_experts(
@@ -50,11 +53,10 @@ def _expert(
     inputs: Inputs, store: StageStore, start: TrainedAdapter, assigned: Assigned, label: int
 ) -> tuple[Stage, Work]:
     """The expert of one cluster; the stage's folder is the adapter."""
-    recipe, labels = inputs.recipe, assigned.assignment.labels
-    schedule = _schedule(recipe.experts, 1 - recipe.experts.shared)
+    labels, schedule = assigned.assignment.labels, _after_the_split(inputs, start)
     rows, validation = (
         inputs.pick([row for row in part if labels[row] == label])
-        for part in (inputs.split.train, inputs.split.validation)
+        for part in (inputs.split.train, _validation(inputs, schedule))
     )
     depends_on = {
         "start": start.digest,
@@ -68,34 +70,27 @@ def _expert(
     return finetune_stage(inputs, store, job, lambda: _going_on_from(inputs, start))
 
 
-def train_fallback(inputs: Inputs, store: StageStore, warmup: TrainedAdapter) -> TrainedAdapter | None:
-    """Train an adapter on all training rows as an expert is on its own, if the recipe wants it for the fallback."""
-    recipe = inputs.recipe
-    if recipe.fallback.train == "warmup":
+def train_fallback(inputs: Inputs, store: StageStore, start: TrainedAdapter) -> TrainedAdapter | None:
+    """Train one LoRA on everything, for the fallback and for comparison, unless the recipe wants the warm-up adapter.
+
+    It goes on from the experts' own `start`, on all rows, as long as they do on theirs: an epoch of it takes as many
+    row visits as one of all experts together, so what was trained before the split is trained once.
+    """
+    if inputs.recipe.fallback.train == "warmup":
         return None
-    title = "Stage III: the fallback"
-    return _on_all_rows(inputs, store, warmup, _OnAllRows("fallback", title, 1.0))
-
-
-@dataclass(frozen=True)
-class _OnAllRows:
-    """An adapter that is trained on all training rows, for a part of the experts' epochs."""
-
-    name: str
-    title: str
-    part: float
+    stage = Stage("fallback", "Stage III: the fallback, one LoRA on everything", {})
+    return _on_all_rows(inputs, store, start, _after_the_split(inputs, start), stage)
 
 
 def _on_all_rows(
-    inputs: Inputs, store: StageStore, warmup: TrainedAdapter, wanted: _OnAllRows
+    inputs: Inputs, store: StageStore, start: TrainedAdapter, schedule: Schedule, named: Stage
 ) -> TrainedAdapter:
-    schedule = _schedule(inputs.recipe.experts, wanted.part)
-    rows, validation = inputs.pick(inputs.split.train), inputs.pick(inputs.split.validation)
-    # On its own schedule: another share is no reason to train the fallback again.
-    depends_on = {"warmup": warmup.digest, "schedule": asdict(schedule)}
-    stage = Stage(wanted.name, f"{wanted.title}, on all {len(rows):,} rows", depends_on)
+    """Train `start` on all training rows; `named` lacks what the stage depends on."""
+    rows, validation = inputs.pick(inputs.split.train), inputs.pick(_validation(inputs, schedule))
+    depends_on = {"start": start.digest, "schedule": asdict(schedule)}
+    stage = Stage(named.name, f"{named.title}, on all {len(rows):,} rows", depends_on)
     job = AdapterJob(stage, rows, schedule, validation, curves=True)
-    dealt = finetune_stage(inputs, store, job, lambda: _going_on_from(inputs, warmup))
+    dealt = finetune_stage(inputs, store, job, lambda: _going_on_from(inputs, start))
     return TrainedAdapter.read(store.deal_out([dealt])[0])
 
 
@@ -103,8 +98,15 @@ def _going_on_from(inputs: Inputs, start: TrainedAdapter) -> PeftModel:
     return load_adapter(inputs.base, start.folder, trainable=True)
 
 
-def _schedule(section: ExpertsSection, part: float) -> Schedule:
-    return Schedule(part * section.epochs, section.learning_rate, section.batch_rows)
+def _after_the_split(inputs: Inputs, start: TrainedAdapter) -> Schedule:
+    """What the experts and one LoRA on everything have alike: the epochs that the shared adapter left."""
+    section, rows = inputs.recipe.experts, len(inputs.split.train)
+    return schedule_after_it(section, section.learning_rate, rows, start.tuned.row_visits)
+
+
+def _validation(inputs: Inputs, schedule: Schedule) -> Sequence[int]:
+    """The rows that an adapter is measured on while it trains: where they stop it, none that judges it later."""
+    return inputs.split.validation if schedule.keep == "last" else inputs.split.stopping
 
 
 def train_router(

@@ -11,6 +11,7 @@ from evaluation.methods.one_lora import OneLora
 from evaluation.methods.protocol import Method
 from evaluation.methods.random_clusters import RandomClusters
 from evaluation.methods.readable import Readable
+from evaluation.methods.served import Served
 from evaluation.methods.share_then_split import ShareThenKMeans, ShareThenSplit
 from evaluation.methods.zero_shot import ZeroShot
 from training.errors import RecipeError
@@ -28,6 +29,7 @@ METHODS: tuple[Method, ...] = (
     *(ShareThenSplit(percent) for percent in (25, 50, 75)),
     ShareThenKMeans(75),
     Readable(),
+    Served(),
 )
 
 

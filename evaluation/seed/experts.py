@@ -24,8 +24,11 @@ def train_adapter(
     rows: Sequence[int] | NDArray[np.int64],
     schedule: Schedule,
     start: TrainedAdapter | Model | None = None,
+    validation: Sequence[int] | NDArray[np.int64] = (),
 ) -> Model:
     """Train an adapter on these rows, from `start` (the warm-up adapter unless told otherwise).
+
+    `validation` are the rows that stop it, where the schedule asks for that.
 
     Raises:
         TrainingError: there is no row, or the loss is no number.
@@ -41,11 +44,11 @@ def train_adapter(
         "start": begin.digest,
         "rows": places,
         "schedule": asdict(schedule),
+        "validation": [int(place) for place in validation],
         "seed": run.seed,
     }
-    job = AdapterJob(
-        Stage(f"{name}-at-{schedule.learning_rate:g}", title, depends_on), run.pick(places), schedule
-    )
+    stage = Stage(f"{name}-at-{schedule.learning_rate:g}", title, depends_on)
+    job = AdapterJob(stage, run.pick(places), schedule, run.pick(validation))
 
     def load() -> PeftModel:
         assert begin.folder is not None
@@ -56,10 +59,25 @@ def train_adapter(
 
 
 def train_partition(
-    run: SeedRun, partition: Partition, schedule: Schedule, start: TrainedAdapter | Model | None = None
+    run: SeedRun,
+    partition: Partition,
+    schedule: Schedule,
+    start: TrainedAdapter | Model | None = None,
+    validation: NDArray[np.int64] | None = None,
 ) -> tuple[Model, ...]:
-    """Train an expert per cluster of a partition, on its own training rows (section 5.4.1)."""
+    """Train an expert per cluster of a partition, on its own training rows (section 5.4.1).
+
+    Each is stopped by those of the `validation` rows that are in its cluster, if there are any.
+    """
+    stopping = np.array([], dtype=np.int64) if validation is None else validation
     return tuple(
-        train_adapter(run, f"{partition.name}-{label}", partition.members(run.train, label), schedule, start)
+        train_adapter(
+            run,
+            f"{partition.name}-{label}",
+            partition.members(run.train, label),
+            schedule,
+            start,
+            partition.members(stopping, label),
+        )
         for label in range(partition.k)
     )

@@ -88,9 +88,45 @@ def small_report(**changes: Any) -> dict[str, Any]:
             {"check": "bfloat16, if it were used", "value": 0.02, "limit": 1e-3, "bound": "at most", "passed": None,
              "meaning": "how far off it would be", "advice": ""},
         ],
+        "gate": small_gate(),
         "plan": None,
         "not_measured": {"plan": "the plan is a secret"},
     } | changes  # fmt: skip
+
+
+def small_gate(
+    served: tuple[float, float, float] = (-0.0182, -0.0336, -0.0048), kept: int = 1
+) -> dict[str, Any]:
+    """Return what the stage `gate` writes, with `kept` of two experts that answer."""
+    label = {
+        "rows": 4,
+        "share": 4 / 6,
+        "threshold": 0.9,
+        "measured_rows": 21,
+        "gain": _difference(-0.03, -0.05, -0.01),
+    }
+    labels = [label, label | {"threshold": 0.0, "gain": None}]
+    return {
+        "record": {
+            "labels": [
+                each | ({} if place < kept else {"threshold": None}) for place, each in enumerate(labels)
+            ],
+            "measured_rows": 1234,
+            "served": _difference(*served),
+        },
+        "ungated": _difference(0.0231, 0.0123, 0.0345),
+        "sources": {
+            "sums": {
+                "rows": 617,
+                "served": _difference(-0.1, -0.2, -0.01),
+                "ungated": _difference(0.1, -0.1, 0.2),
+            }
+        },
+    }
+
+
+def _difference(mean: float, low: float, high: float) -> dict[str, float]:
+    return {"mean": mean, "low": low, "high": high}
 
 
 def _band(mean: float) -> dict[str, float]:

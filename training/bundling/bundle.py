@@ -16,10 +16,12 @@ import pyarrow.parquet as pq
 from bundle.adapter import largest_rank, tensor_shapes
 from bundle.digests import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_digest
 from bundle.fingerprints import Fingerprints
+from bundle.gate import GateRecord
 from bundle.manifest import (
     CHAT_TEMPLATE_FILE,
     FALLBACK_FOLDER,
     FALLBACK_NAME,
+    GATE_FILE,
     HELD_OUT_FILE,
     OTHER_ROUTERS_FOLDER,
     ROUTER_FOLDER,
@@ -39,6 +41,7 @@ from training.bundling.fingerprints import make_fingerprints
 from training.models.base_model import BaseModel
 from training.progress import Narrator
 from training.report.report import write_report
+from training.report.splitting import answer
 from training.stages.provenance import git_commit, package_versions
 
 
@@ -71,6 +74,8 @@ class Report:
     held_out: pa.Table
     other_routers: Path
     """Heads of the kinds of router that are not served."""
+    gate: Path | None = None
+    """What decided who answers, a line for each held-out row."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,8 @@ class Parts:
 
     base: BaseModel
     chat_template: str
+    labels: Sequence[str]
+    """What the router's outputs are called: the experts, and those that were left out."""
     experts: Sequence[Expert]
     fallback: Fallback
     router_folder: Path
@@ -91,6 +98,7 @@ class Parts:
     data_licenses: tuple[str, ...]
     recipe: dict[str, Any]
     report: Report | None = None
+    gate: GateRecord | None = None
 
 
 def write_bundle(final: Path, parts: Parts, narrator: Narrator) -> Bundle:
@@ -110,8 +118,12 @@ def write_bundle(final: Path, parts: Parts, narrator: Narrator) -> Bundle:
             shutil.copy(parts.report.assignments, folder / "report" / "assignments.parquet")
             pq.write_table(parts.report.held_out, folder / HELD_OUT_FILE)
             shutil.copytree(parts.report.other_routers, folder / OTHER_ROUTERS_FOLDER)
+            if parts.report.gate is not None:
+                shutil.copy(parts.report.gate, folder / GATE_FILE)
         manifest = _manifest(folder, parts)
-        write_card(folder / CARD_FILE, manifest, parts.base.folder, parts.data)
+        measured = parts.report.content["gate"] if parts.report is not None else None
+        splitting = answer(measured)[1] if measured else None
+        write_card(folder / CARD_FILE, manifest, parts.base.folder, parts.data, splitting)
         return writer.finish(lambda files: manifest.model_copy(update={"files": files}))
 
 
@@ -143,18 +155,18 @@ def _manifest(folder: Path, parts: Parts) -> Manifest:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         base=parts.base.record,
         lora=shape,
-        label_order=tuple(expert.name for expert in parts.experts),
+        label_order=tuple(parts.labels),
         experts=tuple(
             ExpertRecord(
                 name=expert.name,
                 folder=_folder_of(expert.name),
                 digest=adapter_digest(folder / _folder_of(expert.name)),
-                lora=own[label],
+                lora=own[place],
                 rows=expert.rows,
                 share=expert.share,
                 top_terms=tuple(expert.terms),
             )
-            for label, expert in enumerate(parts.experts)
+            for place, expert in enumerate(parts.experts)
         ),
         fallback=FallbackRecord(
             kind=fallback.kind,
@@ -167,6 +179,7 @@ def _manifest(folder: Path, parts: Parts) -> Manifest:
         routed_text=parts.routed_text,
         answer_end=parts.answer_end,
         calibration=parts.calibration,
+        gate=parts.gate,
         data_licenses=parts.data_licenses,
         recipe=parts.recipe,
         versions=package_versions(),

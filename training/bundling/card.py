@@ -19,8 +19,12 @@ _TEMPLATE = "bundle_card.md.jinja"
 _TAGS = ("gradientspace", "lora", "multi-lora", "routing")
 
 
-def write_card(path: Path, manifest: Manifest, base_folder: Path, data: Sequence[str]) -> None:
+def write_card(
+    path: Path, manifest: Manifest, base_folder: Path, data: Sequence[str], splitting: str | None = None
+) -> None:
     """Write the card of the bundle that `manifest` describes; `data` are the files or hub ids of its rows.
+
+    `splitting` is what the report says of whether splitting helps; None: it was not measured.
 
     There is no `model-index` in it: agreement is the router's, and no benchmark's score.
     """
@@ -41,6 +45,8 @@ def write_card(path: Path, manifest: Manifest, base_folder: Path, data: Sequence
         trained=trained,
         data=[Path(name).name if is_file_name(name) else name for name in data],
         interval=_interval(manifest.calibration),
+        splitting=splitting,
+        left_out=[name for name in manifest.label_order if name not in {e.name for e in manifest.experts}],
         held_out=trained,
         held_out_texts=manifest.recipe.get("data", {}).get("held_out_texts", False),
     )

@@ -14,6 +14,7 @@ from training.memory.model_shape import ModelShape, read_shape
 from training.memory.plan import Plan, RowCounts, plan_stage_two
 from training.memory.sizes import gigabytes
 from training.memory.trial import Trial, may_choose_threads, try_out
+from training.models.expert_schedules import shared_at_most
 from training.models.finetune import Schedule
 from training.recipe import Recipe
 from training.stages.inputs import Inputs
@@ -51,7 +52,11 @@ def with_trial(plan: Plan, recipe: Recipe, rows: RowCounts, mean_tokens: float, 
     training, experts = recipe.warmup, recipe.experts
     warmup = Schedule(training.epochs, 0, training.batch_rows, training.at_least_steps)
     warmup_rows = max(1, round(recipe.split.warmup * rows.train))
-    on_all = experts.epochs * rows.train * (2 if recipe.fallback.train == "everything" else 1)
+    shared = shared_at_most(experts)
+    both = (
+        2 if recipe.fallback.train == "everything" else 1
+    )  # after the split: the experts, and one LoRA beside them
+    on_all = experts.epochs * rows.train * (shared + both * (1 - shared))
     seconds = {
         "warm-up": warmup.steps(warmup_rows)
         * min(training.batch_rows, warmup_rows)

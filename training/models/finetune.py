@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import PeftModel
@@ -25,9 +25,10 @@ from transformers import (
 from training.errors import TrainingError
 from training.models.base_model import BaseModel
 from training.models.lora_targets import lay_adapter
-from training.models.loss_curves import Curve, LossWatch, averaged, example, plan_validation
+from training.models.loss_curves import Curve, LossWatch, averaged, example, plan_stopping, plan_validation
 from training.models.reporters import Reporting, reporting
 from training.models.row_loss import TokenBatch, token_losses
+from training.models.stopping import BestKept
 from training.progress import Advance
 from training.recipe import LoraSection
 from training.rows.rendering import TokenRow
@@ -41,10 +42,20 @@ class Schedule:
     learning_rate: float
     batch_rows: int
     at_least_steps: int = 0
+    rate: Literal["cosine", "constant"] = "cosine"
+    """A cosine falls to 0 at the last step; a constant rate can be stopped at any, and gone on from with a cosine."""
+    keep: Literal["last", "best"] = "last"
+    """best: the adapter of the lowest validation loss, looked at four times an epoch (`training.models.stopping`)."""
+    patience: int | None = None
+    """With `best`: training stops after so many looks in a row without a lower loss; None: it runs to its end."""
 
     def steps(self, rows: int) -> int:
         """Optimiser steps for this many rows."""
-        return max(1, self.at_least_steps, round(self.epochs * -(-rows // self.batch_rows)))
+        return max(1, self.at_least_steps, round(self.epochs * self.steps_per_epoch(rows)))
+
+    def steps_per_epoch(self, rows: int) -> int:
+        """Optimiser steps that see each of this many rows once."""
+        return -(-rows // self.batch_rows)
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,8 @@ class Tuned:
     validation_losses: Curve = field(default_factory=list)
     """The same on validation rows, at a few steps; empty where none were given."""
     validation_rows: int = 0
+    kept_step: int | None = None
+    """Whose adapter was kept, 0 being the start's, where validation rows chose it; None: the last step's."""
     micro_batch_rows: int = 0
     gradient_checkpointing: bool = False
 
@@ -102,8 +115,9 @@ def finetune_lora(
 ) -> Tuned:
     """Train the adapter on the rows' completions (mean loss per completion token) and save it.
 
-    `validation` rows are measured a few times on the way, `report_to` is told of both losses, and `fit` says in how
-    many pieces an optimiser step is computed (whole, without one).
+    `validation` rows are measured a few times on the way, and say when to stop if the schedule asks for it;
+    `report_to` is told of both losses, and `fit` says in how many pieces an optimiser step is computed (whole,
+    without one).
 
     Raises:
         TrainingError: something other than the adapter would be trained, or the loss is no number.
@@ -149,7 +163,7 @@ def train_weights(
             per_device_train_batch_size=fit.micro_batch_rows,
             gradient_accumulation_steps=schedule.batch_rows // fit.micro_batch_rows,
             learning_rate=schedule.learning_rate,
-            lr_scheduler_type="cosine",
+            lr_scheduler_type="cosine" if schedule.rate == "cosine" else "constant_with_warmup",
             warmup_steps=round(0.03 * steps),  # a step of it has rate 0: a short run has none to waste
             weight_decay=0.0,
             max_grad_norm=1.0,
@@ -177,7 +191,7 @@ def train_weights(
             project="gradientspace",
             disable_tqdm=True,
         )
-        watcher = LossWatch(advance, tokenizer, plan_validation(validation, steps, schedule.batch_rows))
+        watcher = _watcher(schedule, tokenizer, len(rows), validation, advance)
         trainer = _AtCompletions(
             model=model,
             args=arguments,
@@ -189,6 +203,9 @@ def train_weights(
         watcher.trainer = trainer
         trainer.remove_callback(_printer(trainer))
         trainer.train()
+    steps = trainer.state.global_step  # fewer than planned, if it stopped
+    if watcher.best is not None:
+        watcher.best.restore(model)
     losses = [loss for _, loss in watcher.losses]
     tenth = max(1, len(losses) // 10)
     return Tuned(
@@ -199,9 +216,24 @@ def train_weights(
         losses=averaged(watcher.losses),
         validation_losses=watcher.validation_losses,
         validation_rows=len(watcher.validation.rows),
+        kept_step=None if watcher.best is None else watcher.best.step,
         micro_batch_rows=fit.micro_batch_rows,
         gradient_checkpointing=fit.gradient_checkpointing,
     )
+
+
+def _watcher(
+    schedule: Schedule,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: int,
+    validation: Sequence[TokenRow],
+    advance: Advance,
+) -> LossWatch:
+    steps = schedule.steps(rows)
+    if schedule.keep == "last" or not validation:
+        return LossWatch(advance, tokenizer, plan_validation(validation, steps, schedule.batch_rows))
+    planned = plan_stopping(validation, steps, schedule.steps_per_epoch(rows), schedule.batch_rows)
+    return LossWatch(advance, tokenizer, planned, BestKept(schedule.patience, schedule.rate == "constant"))
 
 
 class _AtCompletions(Trainer):

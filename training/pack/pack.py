@@ -100,6 +100,7 @@ def pack(packing: Packing, narrator: Narrator) -> Bundle:
             Parts(
                 base=base,
                 chat_template=template,
+                labels=names,
                 experts=experts,
                 fallback=fallback,
                 router_folder=router_folder,

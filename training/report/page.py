@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from training.report import count_figures
 from training.report import figures as report_figures
 from training.report.loss_figures import adapters_of, loss_curve
+from training.report.splitting import told
 from training.report.verdict import missing
 
 _SHOWN_SOURCES = 40
@@ -32,6 +33,7 @@ def render_page(report: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": _percent, "number": _number, "short": _short, "heat": _heat}
+    environment.filters["difference"] = told
     return environment.get_template("report.html.jinja").render(
         _OPTIONAL
         | report
@@ -50,7 +52,7 @@ def render_page(report: dict[str, Any]) -> str:
 
 
 _OPTIONAL: dict[str, Any] = dict.fromkeys(
-    ("quality", "norm_shares", "examples", "shuffle", "diagnosis", "plan")
+    ("gate", "quality", "norm_shares", "examples", "shuffle", "diagnosis", "plan")
 )
 
 

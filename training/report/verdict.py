@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from scipy.stats import binomtest
 
+from training.report.splitting import QUESTION, answer
+
 Level = Literal["good", "care", "bad", "unknown"]
 
 # Where a finding turns. All of them ours; docs/report.md says why.
@@ -24,7 +26,8 @@ def judge(report: dict[str, Any]) -> dict[str, Any]:
 
     """
     questions = _OF_ONE_CLUSTER if report["clusters"]["k"] == 1 else _OF_A_PARTITION
-    findings = [question(report) for question in questions]
+    level, text = answer(report.get("gate"))
+    findings = [_finding(QUESTION, level, text), *(question(report) for question in questions)]
     warnings = [
         warning
         for part in ("spectrum", "calibration", "clusters", "plan")
@@ -34,9 +37,9 @@ def judge(report: dict[str, Any]) -> dict[str, Any]:
         count = len(report["rows"]["unusable"])
         warnings.append(f"{_count(count, 'row')} could not be used; the list stands at the end of the page.")
     levels = [finding["level"] for finding in findings]
-    level: Level = "bad" if "bad" in levels else "care" if "care" in levels else "good"
+    worst: Level = "bad" if "bad" in levels else "care" if "care" in levels else "good"
     return {
-        "level": level,
+        "level": worst,
         "headline": _headline(report["clusters"]["k"], levels),
         "findings": findings,
         "warnings": warnings,

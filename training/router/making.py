@@ -39,6 +39,7 @@ from training.stages.store import StageResult
 
 OTHERS = "others"
 """Folder, beside the router's, of the heads of the kinds that are not served: Table 3 compares them."""
+_PROBABILITIES = "probabilities.npy"
 _SAMPLES = 16
 
 
@@ -71,6 +72,10 @@ class RouterStage(Outcome):
         record = RouterRecord.model_validate(facts["record"])
         calibration = Calibration.model_validate(facts["calibration"])
         return cls(stage, MadeRouter(record, calibration, facts["found"]))
+
+    def probabilities(self) -> NDArray[np.float32]:
+        """Return the router's of the rows that it was fitted to and judged by [n, K], as it is served."""
+        return np.asarray(np.load(self.folder / _PROBABILITIES))
 
     @property
     def router_folder(self) -> Path:
@@ -150,6 +155,7 @@ def make_router(
     if cascade is not None and judged.used is not None:
         cascade.write(folder / Path(ROUTER_CASCADE).name, names)
     probabilities = _served(cascade if judged.used else None, judged.scores, scores, temperature, enough)
+    np.save(folder.parent / _PROBABILITIES, probabilities)
     unfamiliar = None
     if section.unfamiliar != "off":
         unfamiliar = judge_unfamiliar(

@@ -13,9 +13,14 @@ from training.recipe import SplitSection
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers, each list in drawn order. `warmup` and `probe` are disjoint parts of `train`."""
+    """Row numbers, each list in drawn order. `warmup` and `probe` are disjoint parts of `train`.
+
+    `stopping`, half of `validation`, says when the training of adapters stops; what they are worth is measured on
+    others.
+    """
 
     validation: tuple[int, ...]
+    stopping: tuple[int, ...]
     train: tuple[int, ...]
     warmup: tuple[int, ...]
     probe: tuple[int, ...]
@@ -51,8 +56,10 @@ def split_rows(count: int, section: SplitSection, seed: int, prompts: Sequence[s
             f"than the {validation_count:,} rows of validation: none could be held out without training on it too. "
             "Give rows of more prompts, or raise split.validation_at_least."
         )
+    half = len(validation) // 2
     return Split(
         validation=tuple(validation),
+        stopping=tuple(whole_prompts(validation, half, prompts) if prompts else validation[:half]),
         train=train,
         warmup=train[:warmup_count],
         probe=train[warmup_count : warmup_count + probe_count],

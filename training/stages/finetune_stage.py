@@ -76,4 +76,6 @@ def _said(tuned: Tuned) -> str:
     if tuned.validation_losses:
         first, last = tuned.validation_losses[0][1], tuned.validation_losses[-1][1]
         said += f"; on {tuned.validation_rows:,} validation rows {first:.3f} -> {last:.3f}"
+    if tuned.kept_step is not None and tuned.kept_step != tuned.steps:
+        said += f", kept as after step {tuned.kept_step}" if tuned.kept_step else ", kept as it began"
     return said

@@ -8,6 +8,7 @@ import pytest
 from evaluation.methods.elrea import birch_labels, mean_directions, standardised_softmax
 from evaluation.methods.one_lora import OneLora
 from evaluation.methods.random_clusters import RandomClusters
+from evaluation.methods.served import Served
 from evaluation.seed.partition import Fitted, Partition, one_expert_each
 from evaluation.seed.projected_gradients import of_instruction, projected_gradients
 from evaluation.seed.scoring import Scores
@@ -128,3 +129,25 @@ def test_the_rate_is_chosen_on_validation_rows_alone(run: SeedRun, monkeypatch: 
     assert tried[1e-3] == pytest.approx(3.0)
     assert all(np.array_equal(places, run.validation) for places in asked)
     assert not set(run.validation) & set(run.train)
+
+
+def test_as_served_an_expert_answers_where_the_gate_lets_it_and_the_fallback_elsewhere(
+    run: SeedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Three rows are too few to show anything: one LoRA answers everything.
+    fitted = Served().fit(run, 1e-3)
+    assert [model.name for model in fitted.models] == ["served-fallback", "served-0", "served-1"]
+    assert (fitted.weights["router"].argmax(1) == 0).all()
+    seen = []
+
+    def first_alone(losses: np.ndarray, probabilities: np.ndarray, folds: np.ndarray) -> np.ndarray:
+        seen.append((losses.shape, probabilities.shape))
+        return np.array([0.0, np.inf])
+
+    monkeypatch.setattr("evaluation.methods.served.decide", first_alone)
+    routes = run.routed("again", run.clusters.labels, 2).routes
+    fitted = Served().fit(run, 1e-3)
+    assert fitted.weights["router"].argmax(1).tolist() == np.where(routes == 0, 1, 0).tolist()
+    gated = len(run.validation) - len(run.inputs.split.stopping)
+    assert seen == [((gated, 3), (gated, 2))]
+    assert fitted.row_visits <= len(run.train) + 2 * 4  # each expert may end with a whole batch

@@ -9,6 +9,7 @@ import pytest
 from huggingface_hub import ModelCard
 from huggingface_hub.utils import validate_repo_id
 
+from bundle.gate import GatedLabel, GateRecord, LossDifference
 from bundle.manifest import (
     BaseRecord,
     Calibration,
@@ -109,7 +110,7 @@ def test_scores_are_the_routers_and_come_with_their_interval(tmp_path: Path) -> 
     card = card_of(tmp_path, manifest())
     assert "On 40 held-out rows it chose the expert that the row was clustered to in **90.0 %**" in card.text
     assert "95 % Wilson interval 76.9 % to 96.0 %" in card.text  # 36 of 40, by the formula, by hand
-    assert "Always choosing the largest expert would be right in about 75.0 %" in card.text
+    assert "Always choosing the largest would be right in about 75.0 %" in card.text
     assert "Few rows were held out" in card.text
     assert card.data.eval_results is None
     many = Calibration(temperature=1.2, held_out_rows=400, agreement=0.9)
@@ -148,3 +149,24 @@ def test_nothing_is_claimed_that_was_not_measured(tmp_path: Path) -> None:
     assert "Wilson" not in text
     assert "`math` answers." in text
     assert "| rows | none given |" in text
+
+
+def test_the_card_says_whether_splitting_helps(tmp_path: Path) -> None:
+    assert "This was not measured: every expert answers" in card_of(tmp_path, manifest()).text
+    gated = manifest(
+        gate=GateRecord(
+            labels=tuple(
+                GatedLabel(rows=3, share=share, threshold=least, measured_rows=40, gain=None)
+                for share, least in ((0.75, 0.5), (0.25, None))
+            ),
+            measured_rows=80,
+            served=LossDifference(mean=-0.1, low=-0.2, high=-0.01),
+        ),
+        experts=manifest().experts[:1],
+    )
+    path = tmp_path / "gated.md"
+    write_card(path, gated, tmp_path, [], "Yes: by 0.1 nats.")
+    text = path.read_text()
+    assert "**Does splitting help on your rows?** Yes: by 0.1 nats." in text
+    assert "Left out, because they were not shown to help: story." in text
+    assert text.index("Does splitting help") < text.index("How well the router routes")

@@ -19,7 +19,7 @@ from training.report.report import write_report
 from training.rows.rendering import TokenRow
 from training.rows.split import Split
 
-SPLIT = Split(validation=(0, 5), train=(1, 2, 3, 4, 6, 7), warmup=(1,), probe=(2, 3))
+SPLIT = Split(validation=(0, 5), stopping=(5,), train=(1, 2, 3, 4, 6, 7), warmup=(1,), probe=(2, 3))
 LABELS = [1, 0, 0, 1, 0, 0, 1, 0]
 SOURCES = ["sums", "sums", "sums", "story", None, "story", "story", "sums"]
 
@@ -285,3 +285,13 @@ def test_the_page_says_why_there_is_no_cascade_and_no_abstention(tmp_path: Path)
     assert "Cascade: none, because it would answer only 3.0 % of the rows." in page
     assert "An agreement of 99.0 % was asked for, and these rows don't show it" in page
     assert "In int8" not in page
+
+
+def test_the_gate_stands_first_with_every_expert_and_source(page: str, tmp_path: Path) -> None:
+    assert page.index('id="splitting"') < page.index('id="clusters"')
+    assert "<td>+0.1000 [-0.1000, +0.2000]</td>" in page
+    assert "the expert, from a confidence of 0.90 on" in page
+    assert "the fallback: not shown to help, left out" in page
+    assert "too few rows" in page
+    write_report(tmp_path, small_report(gate=None))
+    assert "<code>router.gate</code> is off" in (tmp_path / "report.html").read_text()

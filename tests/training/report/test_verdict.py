@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.stand_ins.small_report import small_report
+from tests.stand_ins.small_report import small_gate, small_report
 from training.report.verdict import judge, wilson
 
 
@@ -129,8 +129,8 @@ def test_one_cluster_is_no_partition() -> None:
     clusters = small_report()["clusters"] | {"k": 1, "rows": [6], "share": [1.0], "warnings": []}
     found = judge(small_report(clusters=clusters))
     assert found["headline"] == "1 cluster. Usable, with 1 caution below."
-    assert [each["level"] for each in found["findings"]] == ["care", "good"]
-    assert "one LoRA for all of them" in found["findings"][0]["text"]
+    assert [each["level"] for each in found["findings"]] == ["good", "care", "good"]
+    assert "one LoRA for all of them" in found["findings"][1]["text"]
 
 
 def test_what_was_not_measured_is_said_with_its_reason() -> None:
@@ -161,3 +161,31 @@ def test_warnings_of_all_stages_come_together() -> None:
         "A cluster is tiny.",
         "1 row could not be used; the list stands at the end of the page.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("gate", "level", "said"),
+    [
+        (
+            small_gate(),
+            "good",
+            "Yes: as served, the loss is 0.0182 nats per token below that of one LoRA",
+        ),
+        (
+            small_gate(),
+            "good",
+            "(95 % interval 0.0048 to 0.0336) on 1,234 held-out rows. 1 of 2 experts answer",
+        ),
+        (small_gate((-0.01, -0.03, 0.01), kept=2), "care", "Not for sure: as served"),
+        (small_gate((-0.01, -0.03, 0.01), kept=2), "care", "is -0.0100 [-0.0300, +0.0100] nats"),
+        (small_gate((0, 0, 0), kept=0), "care", "No: no expert was shown to beat one LoRA"),
+        (small_gate((0, 0, 0), kept=0), "care", "would be +0.0231 [+0.0123, +0.0345] nats"),
+        (None, "unknown", "Not measured: router.gate is off"),
+    ],
+)
+def test_the_first_question_is_whether_splitting_helps(
+    gate: dict[str, Any] | None, level: str, said: str
+) -> None:
+    first = judge(small_report(gate=gate))["findings"][0]
+    assert (first["topic"], first["level"]) == ("Does splitting help on your rows?", level)
+    assert said in first["text"]

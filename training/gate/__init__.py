@@ -1,0 +1,1 @@
+"""Which experts are served: decided by measured loss."""
