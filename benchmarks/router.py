@@ -142,7 +142,7 @@ def measured(bundle: Bundle, sizes: _Sizes, scratch: Path, say: Say) -> Record:
         "cascade": _cascade(routers, served, held_out, sizes),
         "precision": bundle.manifest.router.precision,
         "bundle": bundle.digest,
-        "experts": len(bundle.manifest.experts),
+        "experts": len(bundle.manifest.label_order),
         "notes": notes,
     }
 
@@ -249,7 +249,7 @@ def _ceiling(
         return None
     judged = held_out.judged.first(sizes.ceiling or len(held_out.judged))
     known = router_rows(bundle, inputs, held_out)
-    k, seed = len(bundle.manifest.experts), inputs.recipe.seed
+    k, seed = len(bundle.manifest.label_order), inputs.recipe.seed
     return ceiling(encoder, bundle.manifest.routed_text.max_tokens, known, judged, k, seed)
 
 

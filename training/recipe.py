@@ -49,7 +49,7 @@ class DataSection(Section):
     held_out: tuple[str, ...] = _choice(
         (),
         "ours",
-        "further files, seen by no expert: a third teaches the router, the rest fits and judges it",
+        "further files, seen by no expert: a third teaches the router, the rest fits and judges it and the experts",
     )
     held_out_texts: bool = _choice(
         True, "ours", "whether the bundle's report/held_out.parquet holds their prompts and responses"
@@ -95,7 +95,7 @@ class SplitSection(Section):
     """Which rows play which part, drawn with the recipe's seed."""
 
     validation: float = _choice(
-        0.05, "ours", "outside everything; labelled last, for calibration", gt=0, lt=0.5
+        0.05, "ours", "half stops trainings, the other half says who is served", gt=0, lt=0.5
     )
     validation_at_least: int = _choice(200, "ours", "rows", ge=1)
     warmup: float = _choice(0.05, "paper", "section 5.2", gt=0, lt=1)
