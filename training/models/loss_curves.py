@@ -45,7 +45,7 @@ def plan_validation(rows: Sequence[TokenRow], steps: int, batch_rows: int) -> Va
 def plan_stopping(rows: Sequence[TokenRow], steps: int, steps_per_epoch: int, batch_rows: int) -> Validation:
     """As `plan_validation`, for rows that say when to stop: `POINTS_PER_EPOCH` times an epoch, a tenth of the time."""
     between = max(1, round(steps_per_epoch / POINTS_PER_EPOCH))
-    at = frozenset([*range(0, steps, between), steps])
+    at = frozenset([*range(0, steps - between // 2, between), steps])  # none just before the last
     affordable = int(_COST_OF_STOPPING * _FORWARD * steps * batch_rows / len(at))
     return Validation(rows[: max(_LEAST_ROWS, affordable)], at)
 
