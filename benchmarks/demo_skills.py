@@ -34,6 +34,7 @@ from router.load import load_router
 from router.policy import Policy
 from router.text import routed_text
 from training.errors import TrainingError
+from training.models.expert_schedules import schedule_after_it
 from training.models.finetune import Schedule, load_adapter
 from training.progress import Narrator
 from training.rows.reading import Row, parse_row
@@ -122,22 +123,25 @@ def _one_lora(finished: Run, store: StageStore) -> Path:
     if finished.fallback is not None:
         return finished.fallback.folder
     rows = finished.inputs.pick(finished.inputs.split.train)
-    return _tuned(finished.inputs, store, finished.warmup, "one-lora", rows, 1.0)
+    section = finished.inputs.recipe.experts
+    schedule = Schedule(section.epochs, section.learning_rate, section.batch_rows)
+    return _tuned(finished.inputs, store, finished.warmup, "one-lora", rows, schedule)
 
 
 def _by_skill(finished: Run, store: StageStore, skills: Sequence[str]) -> dict[str, Path]:
     """Experts as the bundle's, by true skill in place of the clusters."""
     inputs = finished.inputs
     rows = inputs.pick(inputs.split.train)
-    part = 1 - inputs.recipe.experts.shared
+    section, start = inputs.recipe.experts, finished.shared
+    schedule = schedule_after_it(section, section.learning_rate, len(rows), start.tuned.row_visits)
     return {
         skill: _tuned(
             inputs,
             store,
-            finished.shared,
+            start,
             f"skill-{skill}",
             [row for row in rows if row.source == skill],
-            part,
+            schedule,
         )
         for skill in skills
     }
@@ -149,11 +153,9 @@ def _tuned(
     start: TrainedAdapter,
     name: str,
     rows: Sequence[TokenRow],
-    part: float,
+    schedule: Schedule,
 ) -> Path:
-    """An adapter that goes on from `start` on these rows, for a part of the experts' epochs."""
-    section = inputs.recipe.experts
-    schedule = Schedule(part * section.epochs, section.learning_rate, section.batch_rows)
+    """An adapter that goes on from `start` on these rows."""
     depends_on = {
         "start": start.digest,
         "rows": [row.origin for row in rows],

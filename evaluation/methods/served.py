@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from evaluation.methods.gradientspace import gradient_clusters
 from evaluation.methods.protocol import Method, Tuning
 from evaluation.seed.experts import train_adapter, train_partition
-from evaluation.seed.partition import ROUTER, Fitted, Partition
+from evaluation.seed.partition import ROUTER, Fitted
 from evaluation.seed.scoring import score
 from evaluation.seed.seed_run import SeedRun
 from router.softmax import softmax
@@ -21,6 +20,8 @@ from training.rows.split import prompt_key
 class Served(Method):
     """By the functions of `gradientspace train`, with `experts.shared` and `router.gate` at their defaults.
 
+    The clusters are the recipe's: readable ones, unless it says otherwise.
+
     Half of the validation rows stop the trainings and fit the router's temperature, the other half decides who answers.
     No adapter that answers has seen a row more often than one LoRA's.
     """
@@ -32,8 +33,8 @@ class Served(Method):
     def fit(self, run: SeedRun, learning_rate: float) -> Fitted:
         """As `Method.fit`."""
         section = run.inputs.recipe.experts.model_copy(update={"shared": "until_it_stops"})
-        clusters, stopping = gradient_clusters(run), np.asarray(run.inputs.split.stopping)
-        partition = Partition(self.name, clusters.labels, clusters.routes, clusters.k)
+        found, stopping = run.readable_clusters, np.asarray(run.inputs.split.stopping)
+        partition = run.routed(self.name, found.labels, found.k)
         shared = train_adapter(
             run,
             f"{self.name}-shared",

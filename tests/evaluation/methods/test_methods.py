@@ -145,7 +145,7 @@ def test_as_served_an_expert_answers_where_the_gate_lets_it_and_the_fallback_els
         return np.array([0.0, np.inf])
 
     monkeypatch.setattr("evaluation.methods.served.decide", first_alone)
-    routes = run.routed("again", run.clusters.labels, 2).routes
+    routes = run.routed("again", run.readable_clusters.labels, 2).routes
     fitted = Served().fit(run, 1e-3)
     assert fitted.weights["router"].argmax(1).tolist() == np.where(routes == 0, 1, 0).tolist()
     gated = len(run.validation) - len(run.inputs.split.stopping)
