@@ -144,7 +144,7 @@ def test_experts_share_part_of_the_epochs_and_start_from_there(first: TinyRun, t
     run = first.copied_to(tmp_path / "run")
     section = run.recipe().experts
     rows = len(read_inputs(run.recipe(), Narrator(Console(file=io.StringIO()))).split.train)
-    assert stage("shared")["depends_on"]["warmup"] == stage("warmup")["digest"]
+    assert stage("shared")["depends_on"]["start"] == stage("warmup")["digest"]
     assert stage("shared")["facts"]["row_visits"] == pytest.approx(0.75 * rows, abs=section.batch_rows)
     assert stage("expert-0")["depends_on"]["start"] == stage("shared")["digest"]
     shutil.rmtree(run.folder / "stages" / "shared")
