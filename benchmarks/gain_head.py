@@ -17,7 +17,7 @@ from sklearn.linear_model import RidgeCV
 
 from bundle.manifest import GATE_FILE, HELD_OUT_FILE
 from bundle.read import Bundle, read_bundle
-from router.encoder_graph import EncoderGraph
+from router.encoder_graph import ENCODING, EncoderGraph
 from training.gate.gate import per_token
 from training.gate.policy import cross_fitted, gains, interval, judged
 
@@ -60,11 +60,10 @@ def _embeddings(bundle: Bundle, origins: list[str]) -> NDArray[np.float32]:
     held_out = pq.read_table(bundle.folder / HELD_OUT_FILE, columns=["origin", "text"]).to_pydict()
     text_of = dict(zip(held_out["origin"], held_out["text"], strict=True))
     manifest = bundle.manifest
-    graph = EncoderGraph(
-        *(bundle.router_folder, "text_embedding", manifest.router.hidden),
-        *(manifest.routed_text.max_tokens, 1, manifest.routed_text.keeps),
-    )
-    return np.concatenate([graph.run([text_of[origin]]) for origin in origins])  # [n, H]
+    text = manifest.routed_text
+    outputs = {ENCODING: manifest.router.hidden}
+    graph = EncoderGraph(bundle.router_folder, outputs, text.max_tokens, 1, text.keeps)
+    return np.concatenate([graph.run([text_of[origin]])[ENCODING] for origin in origins])  # [n, H]
 
 
 def main() -> None:
