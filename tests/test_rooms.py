@@ -28,7 +28,7 @@ SUB_ROOMS: dict[str, tuple[str, ...]] = {
     # From the ground up: each may import what stands before it in its room, and nothing that stands behind it. What
     # is no folder is a file on the top of the room.
     "training": (
-        *("errors", "progress", "recipe_values", "recipe"),
+        *("errors", "progress", "recipe_values", "recipe_stage_three", "recipe"),
         *("rows", "models", "stages", "gradients", "diagnosis", "memory", "clusters"),
         *("router", "gate", "report", "bundling", "pack"),
         *("stage_one", "stage_two", "stage_two_orders", "split_estimate", "stage_three", "run", "pipeline"),

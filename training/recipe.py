@@ -13,45 +13,39 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ByteSize, Field, ValidationError, field_validator
 
-from bundle.manifest import RoutedTextRule, RouterKind
 from training.errors import RecipeError
-from training.recipe_values import Section, Size, columns_of, plain_yaml
+from training.recipe_stage_three import ExpertsSection, FallbackSection, RouterSection
+from training.recipe_values import Section, Size, choice, columns_of, plain_yaml
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 """In a checkout as in an installation."""
 
 
-def _choice(default: Any, tag: str, why: str, **limits: Any) -> Any:
-    return Field(default=default, description=why, json_schema_extra={"tag": tag}, **limits)
-
-
 class DataSection(Section):
     """Which rows, and which of them can be used."""
 
-    files: tuple[str, ...] = _choice(
+    files: tuple[str, ...] = choice(
         (), "ours", "files, folders or hub data set ids (ID:CONFIG:SPLIT): docs/data.md"
     )
-    columns: dict[str, tuple[str, ...]] = _choice(
+    columns: dict[str, tuple[str, ...]] = choice(
         {},
         "ours",
         "which column is what, where its name does not say it, e.g. {prompt: Frage, answer: Antwort}",
     )
-    train_on: Literal["last", "all"] = _choice(
+    train_on: Literal["last", "all"] = choice(
         "last", "ours", "answers of a conversation: the last alone, or all; never one of weight 0"
     )
-    max_length: int = _choice(
+    max_length: int = choice(
         1024, "anchor:trl", "tokens of prompt and completion; longer rows are left out", ge=8
     )
-    max_unusable: float = _choice(
-        0.05, "ours", "share of unusable rows above which the run stops", ge=0, le=1
-    )
-    licenses: tuple[str, ...] = _choice((), "ours", "licences of the data, for the bundle's manifest")
-    held_out: tuple[str, ...] = _choice(
+    max_unusable: float = choice(0.05, "ours", "share of unusable rows above which the run stops", ge=0, le=1)
+    licenses: tuple[str, ...] = choice((), "ours", "licences of the data, for the bundle's manifest")
+    held_out: tuple[str, ...] = choice(
         (),
         "ours",
         "further files, seen by no expert: a third teaches the router, the rest fits and judges it and the experts",
     )
-    held_out_texts: bool = _choice(
+    held_out_texts: bool = choice(
         True, "ours", "whether the bundle's report/held_out.parquet holds their prompts and responses"
     )
 
@@ -64,16 +58,14 @@ class DataSection(Section):
 class BaseSection(Section):
     """The base model, frozen throughout."""
 
-    model: str = _choice(
-        "", "ours", "hub id, folder, GGUF file, or package:NAME of a Python package with one"
-    )
-    revision: str | None = _choice(None, "ours", "hub revision")
-    dtype: Literal["auto", "float32", "bfloat16"] = _choice(
+    model: str = choice("", "ours", "hub id, folder, GGUF file, or package:NAME of a Python package with one")
+    revision: str | None = choice(None, "ours", "hub revision")
+    dtype: Literal["auto", "float32", "bfloat16"] = choice(
         "auto",
         "ours",
         "trained and served in; auto: bfloat16 on CUDA, float32 on CPU. Stage II is always float32",
     )
-    chat_template: Path | None = _choice(
+    chat_template: Path | None = choice(
         None, "ours", "a Jinja file; none: the tokenizer's own, else training/rows/chat_template.jinja"
     )
 
@@ -81,10 +73,10 @@ class BaseSection(Section):
 class LoraSection(Section):
     """The shape of every adapter, which is on linear layers of the blocks, never on embeddings or head."""
 
-    rank: int = _choice(32, "paper", "section 6.2", ge=1)
-    alpha: int = _choice(64, "ours", "twice the rank; the paper is silent", ge=1)
-    dropout: float = _choice(0.05, "ours", "while fine-tuning; 0 in Stage II", ge=0, lt=1)
-    target_modules: str | tuple[str, ...] = _choice(
+    rank: int = choice(32, "paper", "section 6.2", ge=1)
+    alpha: int = choice(64, "ours", "twice the rank; the paper is silent", ge=1)
+    dropout: float = choice(0.05, "ours", "while fine-tuning; 0 in Stage II", ge=0, lt=1)
+    target_modules: str | tuple[str, ...] = choice(
         "all-linear",
         "paper",
         "all-linear, attention (for mixtures of experts), a list of names, or a regular expression of whole names",
@@ -94,34 +86,34 @@ class LoraSection(Section):
 class SplitSection(Section):
     """Which rows play which part, drawn with the recipe's seed."""
 
-    validation: float = _choice(
+    validation: float = choice(
         0.05, "ours", "half stops trainings, the other half says who is served", gt=0, lt=0.5
     )
-    validation_at_least: int = _choice(200, "ours", "rows", ge=1)
-    warmup: float = _choice(0.05, "paper", "section 5.2", gt=0, lt=1)
-    probe: float = _choice(0.05, "ours", "rows that K is chosen on, disjoint from the warm-up", gt=0, lt=1)
-    probe_at_least: int = _choice(256, "ours", "rows", ge=8)
-    probe_at_most: int = _choice(1024, "ours", "rows", ge=8)
+    validation_at_least: int = choice(200, "ours", "rows", ge=1)
+    warmup: float = choice(0.05, "paper", "section 5.2", gt=0, lt=1)
+    probe: float = choice(0.05, "ours", "rows that K is chosen on, disjoint from the warm-up", gt=0, lt=1)
+    probe_at_least: int = choice(256, "ours", "rows", ge=8)
+    probe_at_most: int = choice(1024, "ours", "rows", ge=8)
 
 
 class TrainSection(Section):
     """How every adapter is trained. None of it changes what is learned by more than rounding."""
 
-    report_to: tuple[str, ...] = _choice(
+    report_to: tuple[str, ...] = choice(
         ("tensorboard",),
         "ours",
         "who is told of the losses: tensorboard (into the run's logs/), wandb, mlflow, ... as Transformers names them; "
         "all; none",
         min_length=1,
     )
-    micro_batch_rows: int | None = _choice(
+    micro_batch_rows: int | None = choice(
         None, "ours", "rows per backward pass at most; none: as many as fit memory_budget", ge=1
     )
-    gradient_checkpointing: Literal["auto", "on", "off"] = _choice(
+    gradient_checkpointing: Literal["auto", "on", "off"] = choice(
         "auto", "ours", "compute activations twice to keep fewer; auto: if one row does not fit otherwise"
     )
 
-    threads: int | None = _choice(
+    threads: int | None = choice(
         None,
         "ours",
         "of a CPU; none: as OMP_NUM_THREADS says, else the fewest that are as fast as any in a trial",
@@ -139,133 +131,59 @@ class TrainSection(Section):
 class WarmupSection(Section):
     """Stage I (section 5.2)."""
 
-    epochs: int = _choice(4, "anchor:less", "a few, says the paper", ge=1)
-    at_least_steps: int = _choice(
+    epochs: int = choice(4, "anchor:less", "a few, says the paper", ge=1)
+    at_least_steps: int = choice(
         50, "ours", "5 % of a small data set is too few steps to move B from zero", ge=1
     )
-    learning_rate: float = _choice(2e-4, "ours", "peak of a cosine", gt=0)
-    batch_rows: int = _choice(16, "ours", "rows per optimiser step", ge=1)
+    learning_rate: float = choice(2e-4, "ours", "peak of a cosine", gt=0)
+    batch_rows: int = choice(16, "ours", "rows per optimiser step", ge=1)
 
 
 class ClustersSection(Section):
     """Stage II (section 5.3)."""
 
-    k: int | None = _choice(None, "ours", "fix the number of clusters; none: clusters.rule chooses", ge=1)
-    rule: Literal["routed", "paper"] = _choice(
+    k: int | None = choice(None, "ours", "fix the number of clusters; none: clusters.rule chooses", ge=1)
+    rule: Literal["routed", "paper"] = choice(
         "routed", "ours", "how K is chosen and clusters start: docs/cluster-count.md; paper: the silhouette"
     )
-    k_min: int = _choice(1, "ours", "smallest K tried; the paper's rule can't judge 1", ge=1)
-    k_max: int = _choice(10, "ours", "largest K tried", ge=2)
-    thresholds: tuple[Annotated[float, Field(gt=0, le=1)], ...] = _choice(
+    k_min: int = choice(1, "ours", "smallest K tried; the paper's rule can't judge 1", ge=1)
+    k_max: int = choice(10, "ours", "largest K tried", ge=2)
+    thresholds: tuple[Annotated[float, Field(gt=0, le=1)], ...] = choice(
         (0.80, 0.85, 0.90, 0.95), "paper", "explained variance kept, 80-95 %", min_length=1
     )
-    n_init: int = _choice(10, "anchor:mttl", "K-means starts per point of the grid", ge=1)
-    readable: float = _choice(
+    n_init: int = choice(10, "anchor:mttl", "K-means starts per point of the grid", ge=1)
+    readable: float = choice(
         0.1, "ours", "weight of log p(cluster | prompt) beside the cosine; paper: 0 (docs/stage-two.md)", ge=0
     )
-    batch_rows: int = _choice(16, "ours", "|B|: rows per centroid update", ge=1)
-    cache_batches: int = _choice(8, "paper", "alpha: the cache holds alpha * |B| gradients; 5 to 10", ge=1)
-    beta: float = _choice(0.9, "ours", "smoothing of the moving average", ge=0, lt=1)
-    max_epochs: int = _choice(5, "ours", "of calibration", ge=1)
-    max_drift: float = _choice(
+    batch_rows: int = choice(16, "ours", "|B|: rows per centroid update", ge=1)
+    cache_batches: int = choice(8, "paper", "alpha: the cache holds alpha * |B| gradients; 5 to 10", ge=1)
+    beta: float = choice(0.9, "ours", "smoothing of the moving average", ge=0, lt=1)
+    max_epochs: int = choice(5, "ours", "of calibration", ge=1)
+    max_drift: float = choice(
         1e-3, "ours", "converged: no centroid's 1 - cosine to the last epoch above", gt=0
     )
-    max_churn: float = _choice(0.005, "ours", "converged: share of rows that changed cluster below", gt=0)
-    min_rows: int = _choice(32, "ours", "a smaller cluster is merged into the nearest", ge=1)
-    micro_batch_tokens: int = _choice(
+    max_churn: float = choice(0.005, "ours", "converged: share of rows that changed cluster below", gt=0)
+    min_rows: int = choice(32, "ours", "a smaller cluster is merged into the nearest", ge=1)
+    micro_batch_tokens: int = choice(
         512,
         "ours",
         "padded tokens per backward pass; changes no label. Measured on CPUs; a GPU wants more, as memory allows",
         ge=1,
     )
-    cache: Literal["auto", "exact", "ring"] = _choice(
+    cache: Literal["auto", "exact", "ring"] = choice(
         "auto", "ours", "exact: the paper's; ring: alpha sums per cluster; auto: exact if it fits the budget"
     )
-    gradients: Literal["auto", "disk", "recompute"] = _choice(
+    gradients: Literal["auto", "disk", "recompute"] = choice(
         "auto", "ours", "disk: computed once, kept until Stage II ends; auto: disk if they fit the budget"
     )
-    orders: Literal["probe", "all"] = _choice(
+    orders: Literal["probe", "all"] = choice(
         "probe",
         "ours",
         "rows on which two other orders are compared with the run's own: the probe takes a second or two, all training "
         "rows two calibrations more",
     )
-    checkpoint_seconds: float = _choice(
+    checkpoint_seconds: float = choice(
         60.0, "ours", "a kill in Stage II loses at most this and the rows under way, 64 in each process", ge=0
-    )
-
-
-class ExpertsSection(Section):
-    """Stage III, the adapters (section 5.4.1)."""
-
-    epochs: int = _choice(
-        3,
-        "ours",
-        "how often each row is seen after the warm-up, at most where training stops by itself",
-        ge=1,
-    )
-    shared: Literal["until_it_stops"] | Annotated[float, Field(ge=0, lt=1)] = _choice(
-        "until_it_stops",
-        "ours",
-        "one adapter on all rows first, then the experts start from it; until_it_stops: as long as its validation loss "
-        "falls, at most three quarters of the epochs; a number: that part of them, and the paper's is 0",
-    )
-    patience: int = _choice(
-        2,
-        "ours",
-        "with until_it_stops: quarters of an epoch in a row without a lower validation loss that end a training; one "
-        "may be chance, and a third costs as much again",
-        ge=1,
-    )
-    learning_rate: float = _choice(1e-4, "ours", "peak of a cosine", gt=0)
-    batch_rows: int = _choice(16, "ours", "rows per optimiser step", ge=1)
-
-
-class RouterSection(Section):
-    """Stage III, the router (section 5.4.2)."""
-
-    kind: RouterKind = _choice(
-        "semantic",
-        "paper",
-        "semantic: frozen encoder and a linear head; embedding: cosine with the experts' mean embeddings; keyword: "
-        "words shared with the experts' own",
-    )
-    encoder: str = _choice("distilbert-base-uncased", "paper", "hub id, folder, or package:<python package>")
-    routed_text: RoutedTextRule = _choice("last_user", "ours", "what of a conversation is routed")
-    max_tokens: int = _choice(
-        256, "ours", "encoder tokens read, half of them from the end of a longer text", ge=8, le=512
-    )
-    precision: Literal["auto", "float32"] = _choice(
-        "auto",
-        "ours",
-        "of the encoder; auto: int8, alone or before float32, where 99.5 % of the decisions stay",
-    )
-    cascade: Literal["auto", "off"] = _choice(
-        "auto",
-        "ours",
-        "auto: a linear model answers where it surely agrees with the encoder, if that is often",
-    )
-    unfamiliar: Literal["fallback", "base", "off"] = _choice(
-        "fallback", "ours", "who answers what is unlike anything in training; off: an expert all the same"
-    )
-    gate: Literal["measured", "off"] = _choice(
-        "measured",
-        "ours",
-        "measured: an expert answers where held-out rows show that it beats the fallback, and is left out if nowhere; "
-        "off: always, which is the paper's (docs/router.md)",
-    )
-    target_agreement: float | None = _choice(
-        None, "paper", "below the confidence that reaches it the fallback answers; none: never", gt=0, lt=1
-    )
-
-
-class FallbackSection(Section):
-    """The adapter that answers when the router can't or should not choose."""
-
-    train: Literal["warmup", "everything"] = _choice(
-        "everything",
-        "ours",
-        "everything: one LoRA on all rows, the shared adapter trained on as experts are; warmup: Stage I's adapter",
     )
 
 
@@ -282,15 +200,15 @@ class Recipe(Section):
     experts: ExpertsSection = ExpertsSection()
     router: RouterSection = RouterSection()
     fallback: FallbackSection = FallbackSection()
-    train_only: bool = _choice(False, "ours", "go on where the engine could serve no experts on the base")
-    seed: int = _choice(0, "ours", "of the split, the shuffles, K-means and the adapters")
-    memory_budget: Size | None = _choice(
+    train_only: bool = choice(False, "ours", "go on where the engine could serve no experts on the base")
+    seed: int = choice(0, "ours", "of the split, the shuffles, K-means and the adapters")
+    memory_budget: Size | None = choice(
         None, "ours", "of each process, in every stage, e.g. 8GB; none: 60 % of the device's memory", gt=0
     )
-    disk_budget: Size | None = _choice(
+    disk_budget: Size | None = choice(
         None, "ours", "for gradients on disk, e.g. 100GB; none: half of what is free; 0: recompute", ge=0
     )
-    output: Path | None = _choice(None, "ours", "the run folder")
+    output: Path | None = choice(None, "ours", "the run folder")
 
 
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)

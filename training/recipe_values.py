@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ByteSize, ConfigDict, WrapValidator, field_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, WrapValidator, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
@@ -108,3 +108,8 @@ def columns_of(value: Any) -> dict[str, Any]:
             )
             raise ValueError(f"{part!r} is no part of a row; {_PARTS_KNOWN}{turned}")
     return {part: (names,) if isinstance(names, str) else names for part, names in value.items()}
+
+
+def choice(default: Any, tag: str, why: str, **limits: Any) -> Any:
+    """Return a field of a section, its default tagged with where it comes from (`training.recipe`)."""
+    return Field(default=default, description=why, json_schema_extra={"tag": tag}, **limits)

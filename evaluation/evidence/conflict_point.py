@@ -25,13 +25,12 @@ from training.recipe import (
     BaseSection,
     ClustersSection,
     DataSection,
-    ExpertsSection,
     LoraSection,
     Recipe,
-    RouterSection,
     SplitSection,
     WarmupSection,
 )
+from training.recipe_stage_three import ExpertsSection, RouterSection
 from training.stages.inputs import read_inputs
 from training.stages.processes import World
 from training.stages.store import Stage, StageStore

@@ -8,7 +8,7 @@ comes after the split, for the experts and for one LoRA alike.
 from __future__ import annotations
 
 from training.models.finetune import Schedule
-from training.recipe import ExpertsSection
+from training.recipe_stage_three import ExpertsSection
 
 SHARED_AT_MOST = 0.75
 """Ours: of the budget, while the loss still falls. The best of the fixed shares (docs/measurements/table-one.md)."""

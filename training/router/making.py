@@ -17,7 +17,7 @@ from router.keyword import shared_words
 from router.softmax import softmax
 from training.models.encoder import Encoder
 from training.progress import Narrator
-from training.recipe import RouterSection
+from training.recipe_stage_three import RouterSection
 from training.router.cascade import LEAST_ROWS, Cascade, fit_cascade, judge_cascade, words_of
 from training.router.confidence import calibrate_router
 from training.router.export import write_router

@@ -15,7 +15,8 @@ from tests.stand_ins.tiny_comparison import silent
 from tests.stand_ins.tiny_encoder import save_encoder
 from tests.stand_ins.tiny_model import save_base
 from training.errors import TrainingError
-from training.recipe import Recipe, RouterSection
+from training.recipe import Recipe
+from training.recipe_stage_three import RouterSection
 
 TOKENS = np.full(40, 5)
 

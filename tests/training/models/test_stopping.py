@@ -15,7 +15,8 @@ from training.models.finetune import Schedule, Tuned, finetune_lora, new_adapter
 from training.models.loss_curves import plan_stopping, validation_loss
 from training.models.stopping import BestKept
 from training.progress import ignore_progress
-from training.recipe import ExpertsSection, LoraSection
+from training.recipe import LoraSection
+from training.recipe_stage_three import ExpertsSection
 from training.rows.rendering import TokenRow
 
 WEIGHTS = "adapter_model.safetensors"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from router.cascade import HashedWordsModel
-from training.recipe import RouterSection
+from training.recipe_stage_three import RouterSection
 from training.router import making
 from training.router.cascade import AGREES, LEAST_ROWS, Cascade, fit_cascade, words_of
 from training.router.quality import lower_bound
