@@ -216,7 +216,7 @@ def test_the_printed_command_works_when_pasted(server: LiveServer, manifest: Man
     command = server.out.read_text().splitlines()[-1]
     assert command.startswith("curl ")
     done = subprocess.run(shlex.split(command), capture_output=True, text=True, timeout=600, check=True)
-    assert json.loads(done.stdout)["model"] in {expert.engine_name for expert in manifest.experts}
+    assert json.loads(done.stdout)["model"] in {adapter.engine_name for adapter in manifest.adapters}
 
 
 def test_the_start_says_what_was_resolved(server: LiveServer, bundle: Bundle) -> None:

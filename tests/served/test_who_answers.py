@@ -114,9 +114,9 @@ def greedy(model: torch.nn.Module, prompt: list[int]) -> list[int]:
 
 
 def test_greedy_tokens_of_base_and_every_expert_equal_those_of_transformers_and_peft(
-    http: httpx.Client, bundle: Bundle, manifest: Manifest, base: Path, prompt_for: dict[str, str]
+    http: httpx.Client, bundle: Bundle, manifest: Manifest, base: Path
 ) -> None:
-    messages = [{"role": "user", "content": prompt_for[manifest.label_order[0]]}]
+    messages = [{"role": "user", "content": " ".join(manifest.experts[0].top_terms)}]
     prompt = http.post("/tokenize", json={"messages": messages}).json()["tokens"]
     dtype = getattr(torch, manifest.base.dtype)
     folders = {manifest.base.name: None}
