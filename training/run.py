@@ -172,7 +172,7 @@ class Run:
     @cached_property
     def router(self) -> RouterStage:
         """The router."""
-        return train_router(self.inputs, self.store, self.assigned, self.held_out)
+        return train_router(self.inputs, self.store, self.prompts, self.assigned, self.held_out)
 
     @cached_property
     def gate(self) -> Gate | None:

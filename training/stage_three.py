@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from peft import PeftModel
 
-from training.clusters.results import Assigned
+from training.clusters.results import Assigned, EncodedPrompts
 from training.models.expert_schedules import schedule_after_it, shared_schedule
 from training.models.finetune import Schedule, load_adapter
-from training.router.held_out import LabelledHeldOut
-from training.router.making import RouterStage, make_router
+from training.router.held_out import TEACH, LabelledHeldOut
+from training.router.making import Encoded, RouterStage, make_router
 from training.router.rows import RoutedRows
 from training.stages.finetune_stage import AdapterJob, finetune_stage
 from training.stages.inputs import Inputs
@@ -112,6 +112,7 @@ def _validation(inputs: Inputs, schedule: Schedule) -> Sequence[int]:
 def train_router(
     inputs: Inputs,
     store: StageStore,
+    prompts: EncodedPrompts,
     assigned: Assigned,
     held_out: LabelledHeldOut,
 ) -> RouterStage:
@@ -123,8 +124,10 @@ def train_router(
         np.concatenate([assigned.assignment.labels[train_rows], teaching.labels]),
     )
     names = tuple(expert_name(label) for label in range(assigned.k))
+    teaches = held_out.use == TEACH
 
     def work(folder: Path) -> dict[str, Any]:
+        known = prompts.embeddings[[*train_rows, *held_out.encoded[teaches]]]
         made = make_router(
             folder / "router",
             inputs.encoder,
@@ -134,6 +137,7 @@ def train_router(
             recipe.router,
             recipe.seed,
             store.narrator,
+            Encoded(known, prompts.embeddings[held_out.encoded[~teaches]]),
         )
         return made.facts()
 

@@ -57,6 +57,8 @@ class Tried:
 def ablations(run: Run, store: StageStore, held_out: Sequence[TokenRow], train: bool) -> Exhibit:
     """All ablations of a finished run; `train`: experts too, which is what takes long.
 
+    Each is beside the paper's Stage II, whatever the run's `clusters.readable` and `clusters.rule`.
+
     Raises:
         TrainingError: the run is not finished.
 

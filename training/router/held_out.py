@@ -33,9 +33,10 @@ _LABELS = "labels.parquet"
 class LabelledHeldOut:
     """The validation rows, then those of `data.held_out`: n of them.
 
-    labels, cosine and margin [n] as in `Assignment`. use [n], drawn by the recipe's seed: `teach` the router's head,
-    as training rows do, is a third of `data.held_out`; the rest is in halves, to `fit` temperature and thresholds and
-    to `judge`. Whatever is reported of the router is measured on the last.
+    labels, cosine and margin [n] as in `Assignment`; encoded [n]: their places in `EncodedPrompts`. use [n], drawn by
+    the recipe's seed: `teach` the router's head, as training rows do, is a third of `data.held_out`; the rest is in
+    halves, to `fit` temperature and thresholds and to `judge`. Whatever is reported of the router is measured on the
+    last.
     """
 
     rows: Sequence[TokenRow]
@@ -44,6 +45,7 @@ class LabelledHeldOut:
     margin: NDArray[np.float64]
     part: Sequence[str]
     use: NDArray[np.str_]
+    encoded: NDArray[np.int64]
 
     @property
     def teaching(self) -> RoutedRows:
@@ -89,7 +91,8 @@ def label_held_out(
         margin = np.concatenate([margin, table["margin"].to_numpy()])
     part = ["validation"] * len(validation) + ["held_out"] * len(inputs.held_out)
     use = drawn_uses([row.routed_text for row in rows], len(validation), inputs.recipe.seed)
-    return LabelledHeldOut(rows, labels, cosine, margin, part, use)
+    encoded = np.array([*validation, *range(len(inputs.rows), len(inputs.rows) + len(inputs.held_out))])
+    return LabelledHeldOut(rows, labels, cosine, margin, part, use, encoded)
 
 
 def drawn_uses(texts: Sequence[str], validation: int, seed: int) -> NDArray[np.str_]:

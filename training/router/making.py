@@ -97,6 +97,14 @@ class _Kind:
     scores: RouterScores
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """What the encoder makes of the rows that teach [N, H] and of the held-out rows [n, H]."""
+
+    known: NDArray[np.float32]
+    unseen: NDArray[np.float32]
+
+
 def make_router(
     folder: Path,
     encoder: Encoder,
@@ -106,13 +114,14 @@ def make_router(
     section: RouterSection,
     seed: int,
     narrator: Narrator,
+    encoded: Encoded,
 ) -> MadeRouter:
     """Write the router's files into `folder`, and the heads of the other kinds beside it (section 5.4.2, Table 3).
 
     Whatever is fitted beyond the head is fitted on the rows marked in `held_out.fitted`, and every figure is of the
     others: of the router as it is served, int8 and cascade included.
     """
-    known, unseen = _embeddings(encoder, rows, held_out, section, narrator)
+    known, unseen = encoded.known, encoded.unseen
     head = fit_head(known, rows.labels, len(names), seed)
     kinds = _kinds(rows, held_out, known, unseen, head)
     served = kinds[section.kind]
@@ -195,15 +204,6 @@ def make_router(
         unfamiliar=unfamiliar,
     )
     return MadeRouter(made, calibration, found)
-
-
-def _embeddings(
-    encoder: Encoder, rows: RoutedRows, held_out: JudgedRows, section: RouterSection, narrator: Narrator
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    texts = [*rows.texts, *held_out.texts]
-    with narrator.bar("encoding prompts", len(texts), "rows") as advance:
-        embeddings = encoder.embed(texts, section.max_tokens, advance)  # [N + n, H]
-    return embeddings[: len(rows.texts)], embeddings[len(rows.texts) :]
 
 
 def _kinds(
