@@ -85,6 +85,7 @@ def finish_run(folder: Path, *, per_skill: int = 24, **changes: Any) -> None:
         "warmup.at_least_steps": 10,
         "warmup.learning_rate": 5e-3,
         "clusters.rule": "paper",
+        "clusters.readable": 0.01,
         "clusters.k_max": 3,
         "clusters.n_init": 2,
         "clusters.max_epochs": 2,
