@@ -1,4 +1,5 @@
-# make serve   sets everything up, trains the demo bundle if there is none, serves it
+# make serve   sets everything up, trains the shop's bundle if there is none, serves it
+# make demo    trains the bundle of the small made-up world, which takes a third of that
 # make test    sets everything up, checks style and types, runs every test that takes seconds
 # Ctrl-C or SIGTERM ends what a target started; every line below is one process, so the signal reaches it.
 
@@ -6,22 +7,34 @@
 PYTHON ?=
 HOST ?= 127.0.0.1
 PORT ?= 8000
+SHOP := runs/shop
 DEMO := runs/demo
 
-.PHONY: setup serve demo test test-slow lint table
+.PHONY: setup serve shop demo test test-slow lint table
 
-serve: setup $(DEMO)/bundle/bundle.json
-	.venv/bin/gradientspace serve $(DEMO)/bundle --host $(HOST) --port $(PORT)
+serve: shop
+	.venv/bin/gradientspace serve $(SHOP)/bundle --host $(HOST) --port $(PORT)
 
 setup:
 	@exec env PYTHON=$(PYTHON) requirements/install.sh
+
+shop: setup $(SHOP)/bundle/bundle.json
+
+$(SHOP)/rows.jsonl: | setup
+	.venv/bin/python -m demo.shop --per-skill 64 --seed 0 --split train --output $@
+
+# Rows for the router alone: labelled, and seen by no expert.
+$(SHOP)/held_out.jsonl: | setup
+	.venv/bin/python -m demo.shop --per-skill 24 --seed 0 --split routing --output $@
+
+$(SHOP)/bundle/bundle.json: | setup $(SHOP)/rows.jsonl $(SHOP)/held_out.jsonl
+	.venv/bin/gradientspace train recipes/shop.yaml
 
 demo: setup $(DEMO)/bundle/bundle.json
 
 $(DEMO)/rows.jsonl: | setup
 	.venv/bin/python -m demo.rows --per-skill 400 --seed 0 --split train --output $@
 
-# Rows for the router alone: labelled, and seen by no expert.
 $(DEMO)/held_out.jsonl: | setup
 	.venv/bin/python -m demo.rows --per-skill 1920 --seed 0 --split routing --output $@
 
@@ -41,5 +54,5 @@ test-slow: setup
 	.venv/bin/python -m pytest -m slow
 
 # Accuracy per skill of the base, one LoRA, routed experts and experts by true skill (see README.md).
-table: demo
-	.venv/bin/python -m benchmarks.demo_skills $(DEMO)
+table: shop
+	.venv/bin/python -m benchmarks.demo_skills $(SHOP) --demo shop

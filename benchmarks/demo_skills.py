@@ -2,8 +2,8 @@
 
 Four systems on the same held-out rows, never seen in training: the base; one LoRA on everything; the bundle as it
 is served (`auto`), its fallback included; experts by the true skill, chosen by the true skill (what a perfect
-partition by task would give). The last three start from the same warm-up adapter, with the same learning rate and
-the same number of row visits; experts of both kinds start from the same shared part of it.
+partition by task would give). The last three go on from the same shared adapter, with the same learning rate and
+the same number of row visits.
 """
 
 from __future__ import annotations
@@ -35,14 +35,13 @@ from router.policy import Policy
 from router.text import routed_text
 from training.errors import TrainingError
 from training.models.expert_schedules import schedule_after_it
-from training.models.finetune import Schedule, load_adapter
+from training.models.finetune import load_adapter
 from training.progress import Narrator
 from training.rows.reading import Row, parse_row
 from training.rows.rendering import TokenRow, prompt_ids
 from training.run import Run, finished_run
 from training.stages.finetune_stage import AdapterJob, finetune_stage
 from training.stages.inputs import Inputs
-from training.stages.outcome import TrainedAdapter
 from training.stages.processes import World
 from training.stages.provenance import git_commit
 from training.stages.store import Stage, StageStore
@@ -122,40 +121,23 @@ def _one_lora(finished: Run, store: StageStore) -> Path:
     """The bundle's fallback, if it has learned from everything as long as an expert; else an adapter that does."""
     if finished.fallback is not None:
         return finished.fallback.folder
-    rows = finished.inputs.pick(finished.inputs.split.train)
-    section = finished.inputs.recipe.experts
-    schedule = Schedule(section.epochs, section.learning_rate, section.batch_rows)
-    return _tuned(finished.inputs, store, finished.warmup, "one-lora", rows, schedule)
+    return _tuned(finished, store, "one-lora", finished.inputs.pick(finished.inputs.split.train))
 
 
 def _by_skill(finished: Run, store: StageStore, skills: Sequence[str]) -> dict[str, Path]:
     """Experts as the bundle's, by true skill in place of the clusters."""
-    inputs = finished.inputs
-    rows = inputs.pick(inputs.split.train)
-    section, start = inputs.recipe.experts, finished.shared
-    schedule = schedule_after_it(section, section.learning_rate, len(rows), start.tuned.row_visits)
+    rows = finished.inputs.pick(finished.inputs.split.train)
     return {
-        skill: _tuned(
-            inputs,
-            store,
-            start,
-            f"skill-{skill}",
-            [row for row in rows if row.source == skill],
-            schedule,
-        )
+        skill: _tuned(finished, store, f"skill-{skill}", [row for row in rows if row.source == skill])
         for skill in skills
     }
 
 
-def _tuned(
-    inputs: Inputs,
-    store: StageStore,
-    start: TrainedAdapter,
-    name: str,
-    rows: Sequence[TokenRow],
-    schedule: Schedule,
-) -> Path:
-    """An adapter that goes on from `start` on these rows."""
+def _tuned(finished: Run, store: StageStore, name: str, rows: Sequence[TokenRow]) -> Path:
+    """An adapter that goes on from the shared one on these rows, as long as an expert does on its own."""
+    inputs, start = finished.inputs, finished.shared
+    section, trained_on = inputs.recipe.experts, len(inputs.split.train)
+    schedule = schedule_after_it(section, section.learning_rate, trained_on, start.tuned.row_visits)
     depends_on = {
         "start": start.digest,
         "rows": [row.origin for row in rows],
