@@ -21,11 +21,11 @@ setup:
 shop: setup $(SHOP)/bundle/bundle.json
 
 $(SHOP)/rows.jsonl: | setup
-	.venv/bin/python -m demo.shop --per-skill 64 --seed 0 --split train --output $@
+	.venv/bin/python -m demo.shop --per-skill 48 --seed 0 --split train --output $@
 
 # Rows for the router alone: labelled, and seen by no expert.
 $(SHOP)/held_out.jsonl: | setup
-	.venv/bin/python -m demo.shop --per-skill 24 --seed 0 --split routing --output $@
+	.venv/bin/python -m demo.shop --per-skill 16 --seed 0 --split routing --output $@
 
 $(SHOP)/bundle/bundle.json: | setup $(SHOP)/rows.jsonl $(SHOP)/held_out.jsonl
 	.venv/bin/gradientspace train recipes/shop.yaml
