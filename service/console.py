@@ -15,9 +15,6 @@ from bundle.read import Bundle
 from service import logs
 from service.request.names import AUTO
 
-_EXAMPLE = (
-    "Draft a response.\nThe floor lamp of order 4821 is broken. Please send a new one. I need it tomorrow. Nora Falk"
-)
 _TICK_SECONDS = 10.0  # ours: a log gets a line this often, a terminal sees the seconds run
 
 
@@ -81,7 +78,7 @@ def ready_lines(host: str, port: int, seconds: float) -> str:
     body = json.dumps(
         {
             "model": AUTO,
-            "messages": [{"role": "user", "content": _EXAMPLE}],
+            "messages": [{"role": "user", "content": "Write a short story about a cat."}],
             "max_tokens": 64,
         }
     )

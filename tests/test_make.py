@@ -21,7 +21,7 @@ PORT = 18431
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_serve_from_a_finished_bundle(demo_bundle: Path, tmp_path: Path, stop: signal.Signals) -> None:
-    run = tmp_path / "shop"
+    run = tmp_path / "demo"
     run.mkdir()
     (run / "rows.jsonl").write_text("")
     shutil.copytree(demo_bundle, run / "bundle")
@@ -29,7 +29,7 @@ def test_serve_from_a_finished_bundle(demo_bundle: Path, tmp_path: Path, stop: s
     log = tmp_path / "log"
     with log.open("w") as out:
         make = subprocess.Popen(
-            ["make", "serve", f"SHOP={run}", f"PORT={PORT}"],
+            ["make", "serve", f"DEMO={run}", f"PORT={PORT}"],
             cwd=ROOT,
             stdout=out,
             stderr=subprocess.STDOUT,

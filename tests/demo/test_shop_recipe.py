@@ -35,5 +35,5 @@ def test_the_recipe_says_how_its_rows_are_made() -> None:
 
 def test_what_is_served_and_judged_is_that_run() -> None:
     output = read_recipe(RECIPE, {}, []).output
-    assert f"gradientspace serve {output}/bundle " in _would_do("serve")
-    assert f"benchmarks.demo_skills {output} --demo shop" in _would_do("table")
+    assert f"gradientspace serve {output}/bundle " in _would_do("shop")
+    assert f"benchmarks.demo_skills {output} --demo shop" in _would_do("shop-table")

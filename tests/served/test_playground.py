@@ -371,20 +371,17 @@ def test_everything_has_a_name_and_is_reached_by_the_keyboard(page: Page, prompt
 
 @pytest.mark.slow
 def test_the_picture_in_the_docs(browser: Page, server: LiveServer) -> None:
-    """GRADIENTSPACE_TEST_PICTURE names the file to write, for docs/playground.png.
-
-    GRADIENTSPACE_TEST_BUNDLE is to be runs/shop/bundle for it.
-    """
+    """GRADIENTSPACE_TEST_PICTURE names the file to write, for docs/playground.png."""
     given = os.environ.get("GRADIENTSPACE_TEST_PICTURE")
     if not given:
         pytest.skip("NOT TESTED: GRADIENTSPACE_TEST_PICTURE names no file to write the picture to")
     browser.look_like(1280, 960)
     page = opened(browser, server)
     page.fill("#max-tokens", "256")
-    letter = "The floor lamp of order 4821 is broken. Please send a new one. I need it tomorrow. Nora Falk"
-    for task, other in ("Register this as a ticket.", 1), ("Draft a response.", 2):
+    tale = "Tom has 14 coins. Mia takes 5 of them."
+    for task, other in ("Show this change as a function of coins", 1), ("Turn this into a bedtime story", 2):
         page.fill("#second", f"expert-{other}")
-        ask(page, f"{task}\n{letter}")
+        ask(page, f"{tale} {task}.")
         answers(page)
         bars(page)
     page.picture(Path(given))
