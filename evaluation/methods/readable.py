@@ -1,4 +1,4 @@
-"""What this project trains by default: most of the visits shared, then an expert per readable cluster (ours)."""
+"""Most of the visits shared, then an expert per readable cluster, and every one of them answers (ours)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from evaluation.methods.share_then_split import ShareThenSplit
 from evaluation.seed.partition import Partition
 from evaluation.seed.seed_run import SeedRun
 
-_PERCENT = 75  # the recipe's default, experts.shared
+_PERCENT = 75  # what the recipe's default shares at most, so that only the gate and the stopping differ from `served`
 
 
 class Readable(ShareThenSplit):
