@@ -17,8 +17,8 @@ from bundle.read import read_bundle
 from service.engine.arguments import engine_args
 from service.engine.base_model import checked_base
 
-OWN_ARGUMENT = "given_tool_call_parser"
-"""What the service notes for itself among the engine's arguments; vLLM has no such one."""
+OWN_ARGUMENTS = ("given_tool_call_parser", "given_tool_strict_level")
+"""What the service notes for itself among the engine's arguments; vLLM has no such ones."""
 
 
 def vllm_flags(bundle_folder: Path, service_flags: Sequence[str]) -> list[str]:
@@ -38,7 +38,7 @@ def vllm_flags(bundle_folder: Path, service_flags: Sequence[str]) -> list[str]:
     line = command_line(parser, wanted)
     parsed = parser.parse_args(line)
     validate_parsed_serve_args(parsed)
-    ours = {name: value for name, value in vars(wanted).items() if name != OWN_ARGUMENT}
+    ours = {name: value for name, value in vars(wanted).items() if name not in OWN_ARGUMENTS}
     unequal = differences(ours, vars(parsed))
     if unequal:
         raise ValueError("vLLM's own server would not get the service's arguments: " + "; ".join(unequal))

@@ -39,6 +39,7 @@ def test_where_a_prompt_goes_fits_80_columns_and_no_name_is_cut(
     row: dict[str, Any] = {
         "text": "a prompt that is longer than any column could be, \n" * 9,
         "expert": names[0],
+        "reason": "routed",
         "confidence": share,
         "by": "embedding",
         "probabilities": dict.fromkeys(names, share),
@@ -70,7 +71,7 @@ def test_training_ends_with_its_report_and_the_verdict(
 ) -> None:
     bundle = tmp_path / "run" / "bundle"
     verdict = write_report(bundle / "report", small_report())["verdict"]
-    manifest = SimpleNamespace(experts=[1, 2], router=SimpleNamespace(kind="semantic"))
+    manifest = SimpleNamespace(experts=[1, 2], label_order=("a", "b"), router=SimpleNamespace(kind="semantic"))
     monkeypatch.setattr(
         "training.pipeline.train", lambda *_: SimpleNamespace(folder=bundle, manifest=manifest)
     )

@@ -23,7 +23,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 @pytest.mark.parametrize("example", EXAMPLES, ids=["openai", "anthropic", "langchain"])
 def test_the_examples(example: str, server: LiveServer, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(example.replace("http://127.0.0.1:8000", server.url), "http.md", "exec"), {})
-    assert re.match(r"expert-\d(@[0-9a-f]{12})? \S", capsys.readouterr().out)
+    assert re.match(r"expert-\d(@[0-9a-f]{12})? \s*\S", capsys.readouterr().out)
 
 
 def test_every_name_stands_on_the_page() -> None:

@@ -116,8 +116,10 @@ def greedy(model: torch.nn.Module, prompt: list[int]) -> list[int]:
 def test_greedy_tokens_of_base_and_every_expert_equal_those_of_transformers_and_peft(
     http: httpx.Client, bundle: Bundle, manifest: Manifest, base: Path
 ) -> None:
-    messages = [{"role": "user", "content": " ".join(manifest.experts[0].top_terms)}]
-    prompt = http.post("/tokenize", json={"messages": messages}).json()["tokens"]
+    prompts = []
+    for expert in manifest.experts:
+        messages = [{"role": "user", "content": " ".join(expert.top_terms)}]
+        prompts.append(http.post("/tokenize", json={"messages": messages}).json()["tokens"])
     dtype = getattr(torch, manifest.base.dtype)
     folders = {manifest.base.name: None}
     folders |= {e.name: bundle.expert_folder(label) for label, e in enumerate(manifest.experts)}
@@ -126,11 +128,11 @@ def test_greedy_tokens_of_base_and_every_expert_equal_those_of_transformers_and_
         model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
         if folder is not None:
             model = PeftModel.from_pretrained(model, folder)
-        expected = greedy(model.eval(), prompt)
-        body = {"model": name, "prompt": prompt, "return_token_ids": True, **FORCED}
-        served = http.post("/v1/completions", json=body).json()["choices"][0]["token_ids"]
-        assert served == expected, name
-        answers.add(tuple(served))
+        expected = [greedy(model.eval(), prompt) for prompt in prompts]
+        body = {"model": name, "prompt": prompts, "return_token_ids": True, **FORCED}
+        served = http.post("/v1/completions", json=body).json()["choices"]
+        assert [choice["token_ids"] for choice in served] == expected, name
+        answers.add(str(expected))
     assert len(answers) == len(folders), "two of them say the same: this shows nothing"
 
 
