@@ -119,16 +119,32 @@ def cluster_cohesion(
     from evaluation.evidence.cluster_cohesion import cluster_cohesion as measure
     from evaluation.evidence.rerun import read_held_out
 
-    try:
-        numbers = [int(number) for number in ks.split(",")]
-    except ValueError:
-        fail(f"--ks {ks!r}: give whole numbers with commas, such as 2,3,4.")
+    numbers = _numbers(ks)
     _make(
         output,
         run,
         lambda found, store: measure(
             found, store, numbers, read_held_out(held_out or [], found.inputs), train
         ),
+    )
+
+
+@evidence.command("routed-cosine")
+def routed_cosine(
+    run: RunFolder,
+    output: Output,
+    ks: Annotated[str, typer.Option("--ks", help="Numbers of clusters, with commas.")] = "2,4,6,8",
+    held_out: HeldOutFiles = None,
+) -> None:
+    """What experts gain over the routed cosine of their partition: by gradients, prompts, both, sources and chance."""
+    from evaluation.evidence.rerun import read_held_out
+    from evaluation.evidence.routed_cosine import routed_cosine as measure
+
+    numbers = _numbers(ks)
+    _make(
+        output,
+        run,
+        lambda found, store: measure(found, store, numbers, read_held_out(held_out or [], found.inputs)),
     )
 
 
@@ -176,6 +192,13 @@ def regimes(
         for exhibit in measure(dials, seeds, rows, _HELD_OUT, base, output, narrator):
             exhibit.write(output, _command())  # what there is so far, should it be stopped
         _show(exhibit, output)
+
+
+def _numbers(given: str) -> list[int]:
+    try:
+        return [int(number) for number in given.split(",")]
+    except ValueError:
+        fail(f"--ks {given!r}: give whole numbers with commas, such as 2,3,4.")
 
 
 def _make(output: Path, run: Path, measure: Callable[[Run, StageStore], Exhibit]) -> None:

@@ -26,9 +26,11 @@ TESTS = ROOT / "tests"
 ENGINE = TESTS / "served"
 LONG_ROOMS = (ENGINE, TESTS / "training", TESTS / "evaluation")
 
-# A tenth of the demo: real stages, less of each. Every expert answers: what so few rows show of them is chance.
+# A tenth of the demo: real stages, less of each. Every expert answers, as what so few rows show of them is chance, and
+# each has trained: what keeps its best may keep what all of them started from.
 _SMALL = (
     "router.gate=off",
+    "experts.shared=0.25",
     "split.validation_at_least=60",
     "split.probe_at_least=96",
     "clusters.max_epochs=2",

@@ -71,7 +71,9 @@ def test_training_ends_with_its_report_and_the_verdict(
 ) -> None:
     bundle = tmp_path / "run" / "bundle"
     verdict = write_report(bundle / "report", small_report())["verdict"]
-    manifest = SimpleNamespace(experts=[1, 2], label_order=("a", "b"), router=SimpleNamespace(kind="semantic"))
+    manifest = SimpleNamespace(
+        experts=[1, 2], label_order=("a", "b"), router=SimpleNamespace(kind="semantic")
+    )
     monkeypatch.setattr(
         "training.pipeline.train", lambda *_: SimpleNamespace(folder=bundle, manifest=manifest)
     )

@@ -28,6 +28,7 @@ def environment() -> dict[str, str]:
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",  # the demo's base ends at 512 tokens, too soon to be cut off
         "PYTHONUNBUFFERED": "1",
+        "GRADIENTSPACE_ROUTER_SECONDS": "120",  # on a busy machine too, what is routed is the same
         "GRADIENTSPACE_ADMIN_KEY": ADMIN_KEY,
     }
 

@@ -145,7 +145,9 @@ def test_noise_is_said_to_be_noise(rule: str) -> None:
     said = start.warnings[0]
     if rule == "routed":  # one cluster is a choice of its rule alone
         assert start.k == 1
-        assert said.startswith("Don't split: the cosine of an unseen row with the centroid it is routed to is ")
+        assert said.startswith(
+            "Don't split: the cosine of an unseen row with the centroid it is routed to is "
+        )
         assert said.endswith("One adapter is trained on all rows (clusters.k_min=2 splits all the same).")
     else:
         assert said.startswith(f"K = {start.k} is not distinguishable from ")
