@@ -83,6 +83,6 @@ def ready_lines(host: str, port: int, seconds: float) -> str:
         }
     )
     return (
-        f"ready after {seconds:.0f} s on {url} (Ctrl-C ends it). Try:\n"
+        f"ready after {seconds:.0f} s on {url} (Ctrl-C ends it). Try, better with a prompt like your rows:\n"
         f"curl -s {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"
     )

@@ -17,6 +17,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import error_body
+from service.http_server.half_closed import HalfClosed
 
 HEAD_SECONDS = 60.0
 """anchor:nginx, `client_header_timeout`: all headers of a request, from the connection or else their first byte."""
@@ -68,6 +69,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._waiting: asyncio.TimerHandle | None = None
         self._sending: asyncio.TimerHandle | None = None
         self._unsent = 0
+        self._half_closed: HalfClosed | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Wait for the first request's head."""
@@ -78,7 +80,22 @@ class HttpProtocol(HttpToolsProtocol):
         """Wait no more."""
         self._stop_waiting()
         self._stop_watching()
+        if self._half_closed is not None:
+            self._half_closed.stop()
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool:
+        """Answer what a client has asked that sends no more; True keeps the connection open for it."""
+        if self._half_closed is None and self._answering() and self._in_head and not self._refused:
+            self._half_closed = HalfClosed(self.transport, self._may_say_interim)
+        return self._half_closed is not None
+
+    def _may_say_interim(self) -> bool:
+        return (
+            self._answering()
+            and not self.cycle.response_started
+            and self.cycle.scope["http_version"] != "1.0"
+        )
 
     def data_received(self, data: bytes) -> None:
         """Read on; time runs while a request has begun and its head is not complete."""
@@ -95,6 +112,11 @@ class HttpProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Go on with what came meanwhile."""
         super().on_response_complete()
+        self._answer_the_next()
+        if self._half_closed is not None and not (self._answering() and self._in_head):
+            self.transport.close()  # nothing is left that came whole
+
+    def _answer_the_next(self) -> None:
         if self.expect_100_continue and not self._in_head and not self.transport.is_closing():
             # Nobody can tell whether a client that was not told to continue sends its body or the next request.
             self._unset_keepalive_if_required()
