@@ -35,7 +35,7 @@ def started() -> tuple[subprocess.Popen[str], list[psutil.Process]]:
 def test_a_service_that_is_killed_leaves_nothing_behind(number: signal.Signals) -> None:
     service, family = started()
     service.send_signal(number)
-    service.wait(10)
+    service.wait(120)
     _, alive = psutil.wait_procs(family, timeout=20)
     assert alive == []
 
