@@ -84,7 +84,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._half_closed.stop()
         super().connection_lost(exc)
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> bool:  # type: ignore[override]  # a transport asks for it
         """Answer what a client has asked that sends no more; True keeps the connection open for it."""
         if self._half_closed is None and self._answering() and self._in_head and not self._refused:
             self._half_closed = HalfClosed(self.transport, self._may_say_interim)
